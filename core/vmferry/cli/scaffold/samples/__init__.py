@@ -1,0 +1,1 @@
+"""Plugins that keep their contracts, from which ``migrate plugins new`` makes projects."""

@@ -1,0 +1,243 @@
+"""Guests between the laboratory's two Xen hosts: by vmferry, and by unmodified ``xl migrate``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any, ClassVar
+
+from msgspec import Meta
+
+from vmferry.api import Load, Options
+from vmferry.errors import HypervisorError, InputError
+from vmferry.experiments.backends.base import VMFERRY, Backend
+from vmferry.experiments.backends.command import migration_words, plugin_words
+from vmferry.experiments.facts import versions
+from vmferry.experiments.listening import Listener
+from vmferry.experiments.parameters import Parameters
+from vmferry.experiments.results import PhaseTime, Result, RunSpec
+from vmferry.plugins.options import validate
+from vmferry.units import MIB
+
+__all__ = ["LabOptions", "XenBackend"]
+
+XL = "xl-migrate"
+_SECONDS = 300.0
+_RATE = 4 * MIB
+_PARTS = {"lost": "bad_now", "bad_reads": "bad", "checked": "sectors", "acknowledged": "writes"}
+
+
+class LabOptions(Options, frozen=True, kw_only=True):
+    """The table ``[lab]`` of an experiment's file."""
+
+    folder: Annotated[str, Meta(description="of a laboratory that is up; else $VMFERRY_LAB")] = ""
+    interface: Annotated[
+        str, Meta(pattern=r"^[A-Za-z0-9._-]+$", description="the hosts' way to each other")
+    ] = "xenbr0"
+
+
+class XenBackend(Backend):
+    """Two real Xen hosts under QEMU's emulator; see ``lab/``."""
+
+    name = "xen"
+    summary: ClassVar[str] = "guests between the laboratory's two Xen hosts"
+
+    @property
+    def methods(self) -> Mapping[str, str]:
+        """Vmferry without shared storage, and Xen's own with it."""
+        return {**super().methods, XL: "unmodified `xl migrate`, the disk on shared storage"}
+
+    def irrelevant(self, method: str) -> frozenset[str]:
+        """A laboratory's guest has the memory that it has; its agents speak TCP."""
+        return super().irrelevant(method) | {"memory", "transport", "volume"}
+
+    def check(self, spec: RunSpec) -> tuple[str, ...]:
+        """What the laboratory's guests can do."""
+        self.check_method(spec)
+        _options(spec)
+        if spec.load.trace:
+            raise InputError("the laboratory's guest replays no traces")
+        if spec.parameters.disk_size % MIB:
+            raise InputError(f"disk_size {spec.parameters.disk_size}: use whole MiB")
+        if spec.load.request != 4096 or spec.load.pattern == "sequential":
+            return ("the laboratory's guest writes 4 KiB at random places",)
+        return ()
+
+    def estimate(self, spec: RunSpec) -> float:
+        """Minutes: each host is emulated."""
+        return _SECONDS + spec.before + spec.after + 3 * spec.parameters.disk_size / _RATE
+
+    async def run(self, spec: RunSpec, result: Result) -> None:
+        """In a thread: the laboratory's interface waits."""
+        result.notes += self.check(spec)
+        result.versions = versions()
+        await asyncio.to_thread(_XenRun(open_lab(spec), spec, result).play)
+
+
+def _options(spec: RunSpec) -> LabOptions:
+    found = validate("[lab]", LabOptions, spec.lab)
+    assert isinstance(found, LabOptions)
+    return found
+
+
+def open_lab(spec: RunSpec) -> Any:
+    """The laboratory that is up.
+
+    Raises:
+        InputError: its package is not here, or no laboratory is up in the folder.
+
+    """
+    try:
+        from vmferry_lab import Lab  # type: ignore[import-untyped, unused-ignore]
+    except ImportError as error:
+        raise InputError(
+            "hypervisor 'xen' needs the laboratory, which is in the source tree alone: "
+            "PYTHONPATH=lab, or pip install -e ."
+        ) from error
+    from pathlib import Path
+
+    folder = _options(spec).folder or os.environ.get("VMFERRY_LAB") or ".lab"
+    lab = Lab(root=Path(folder))
+    if not lab.is_up():
+        raise InputError(f"no laboratory is up in {folder}: python -m vmferry_lab up --storage")
+    return lab
+
+
+class _XenRun:
+    """One guest and its move, step by step; blocks."""
+
+    def __init__(self, lab: Any, spec: RunSpec, result: Result) -> None:
+        self.lab, self.spec, self.result = lab, spec, result
+        self.here, self.there = lab.xen_hosts()[:2]
+
+    def play(self) -> None:
+        """From the guest's start to the verdict; everything is removed at the end."""
+        self.result.host = {"kernel": self.here.run("uname -r").strip(), "emulated": True}
+        ferry = self._ferry()
+        ours = self.spec.parameters.method == VMFERRY
+        try:
+            with shaped_hosts(
+                (self.here, self.there), self.spec.parameters, _options(self.spec).interface
+            ):
+                (self._by_vmferry if ours else self._by_xl)(ferry)
+            time.sleep(self.spec.after)
+            self._judge(self.there.guests.verdict(ferry.name))
+        finally:
+            ferry.close()
+            if not ours:
+                self.lab.unshare_disk(ferry.name)
+
+    def _ferry(self) -> Any:
+        from vmferry_lab.ferry import Ferry  # type: ignore[import-untyped, unused-ignore]
+
+        return Ferry(self.here, self.there)
+
+    def _by_vmferry(self, ferry: Any) -> None:
+        spec = self.spec
+        listener = Listener(self.result)
+        tracker = spec.parameters.tracker
+        ferry.serve("--once", "--json", *plugin_words(spec, "volume"))
+        ferry.guest(size=spec.parameters.disk_size, **writer_of(spec))
+        ferry.listening()
+        self._settle(ferry)
+        ferry.run("blkback" if tracker == "auto" else tracker, *_words(spec))
+        code = ferry.code()
+        _hear(ferry.log(self.here), listener.source)
+        if code == 0:
+            ferry.code(self.there)
+        _hear(ferry.log(self.there), listener.destination)
+        listener.conclude()
+        if code:
+            raise HypervisorError(f"migrate run ended with code {code}: {_last(ferry, self.here)}")
+
+    def _settle(self, ferry: Any) -> None:
+        """Let the guest run, and forget how long it stood still until now."""
+        time.sleep(self.spec.before)
+        self.here.guests.order(ferry.name, "reset")
+
+    def _by_xl(self, ferry: Any) -> None:
+        spec, name = self.spec, ferry.name
+        device = self.lab.share_disk(name, spec.parameters.disk_size)
+        ferry.start([device], **writer_of(spec))
+        self._settle(ferry)
+        self.result.begun = time.time()
+        began = time.monotonic()
+        self.here.run(["xl", "migrate", name, self.there.name], timeout=spec.timeout)
+        seconds = time.monotonic() - began
+        one = PhaseTime(role="source", name="migrate", begin=0.0, seconds=seconds)
+        self.result.phases.append(one)
+        self.result.figures |= {"total": seconds, "pending": 0}
+
+    def _judge(self, verdict: Any) -> None:
+        figures = {name: getattr(verdict, part) for name, part in _PARTS.items()}
+        self.result.figures |= figures | {"downtime_guest": verdict.gap}
+        if not verdict.good:
+            raise HypervisorError(
+                f"data was lost or is wrong: {verdict.bad_now} sectors now, {verdict.bad} ever, "
+                f"{verdict.errors} errors"
+            )
+
+
+def _words(spec: RunSpec) -> list[str]:
+    words = migration_words(spec)
+    if "--tracker" in words:  # the laboratory names it itself
+        place = words.index("--tracker")
+        del words[place : place + 2]
+    return [*words, *plugin_words(spec, "hypervisor", "tracker", "volume")]
+
+
+def writer_of(spec: RunSpec) -> dict[str, str | int]:
+    """The options of the laboratory guest's writer: see ``docs/lab.md``."""
+    load: Load = spec.load
+    megabytes = spec.parameters.disk_size // MIB
+    rate = "idle" if load.idle else "max" if load.full_speed else max(1, round(load.write_rate))
+    options: dict[str, str | int] = {
+        "rate": rate,
+        "seed": spec.seed,
+        "prefill": max(1, int(megabytes * load.span)),
+        "flush": 100,
+        "verify": max(1, round(load.write_rate / load.read_rate)) if load.read_rate else 0,
+    }
+    if load.pattern == "hotspot":
+        options["hot"] = max(1, megabytes // 10)
+    return options
+
+
+def _hear(log: str, listen: Any) -> None:
+    """Pass on the events that ``migrate --json`` has written between other lines."""
+    for line in log.splitlines():
+        if line.startswith("{"):
+            try:
+                listen(json.loads(line))
+            except (ValueError, KeyError):
+                continue
+
+
+def _last(ferry: Any, host: Any) -> str:
+    lines = [line for line in ferry.log(host).splitlines() if line.startswith("migrate:")]
+    return lines[-1] if lines else "it says nothing"
+
+
+@contextmanager
+def shaped_hosts(hosts: Any, parameters: Parameters, interface: str) -> Iterator[None]:
+    """Real packets are delayed, lost and held back by netem (tc-netem(8)) while inside."""
+    words = []
+    if parameters.latency:
+        words += ["delay", f"{parameters.latency * 1000:g}ms"]
+    if parameters.loss:
+        words += ["loss", f"{parameters.loss * 100:g}%"]
+    if parameters.bandwidth:
+        words += ["rate", f"{8 * parameters.bandwidth}bit"]
+    shaped = []
+    try:
+        for host in hosts if words else ():
+            host.run(["tc", "qdisc", "replace", "dev", interface, "root", "netem", *words])
+            shaped.append(host)
+        yield
+    finally:
+        for host in shaped:
+            host.run(f"tc qdisc del dev {interface} root || true")

@@ -1,0 +1,1 @@
+"""How a disk of this process is shown to a guest, and how its writes are tracked meanwhile."""

@@ -1,0 +1,1 @@
+"""Plugins for vmferry that come from a distribution of their own."""

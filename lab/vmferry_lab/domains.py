@@ -1,0 +1,163 @@
+"""Guests on a host: disks made, domains started, asked and ended."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from vmferry_lab.errors import CommandFailed, LabError
+from vmferry_lab.guest import GuestConfig, Report, Verdict
+
+if TYPE_CHECKING:
+    from vmferry_lab.host import Host
+
+__all__ = ["Domains"]
+
+_LOGS = "/var/log/xen/console/guest-"
+"""Consoles' logs; a guest that arrived has one of its own, named after its passing name."""
+
+
+class Domains:
+    """The guests of one host."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def make_disk(self, name: str, size: int) -> str:
+        """Make a disk of zeroes and return its device.
+
+        It is a sparse file below a loop device below a device-mapper device, so that other tables
+        can be put below the guest while it runs.
+
+        Args:
+            name: its name under ``/dev/mapper``.
+            size: bytes; a multiple of 4096.
+
+        """
+        file = shlex.quote(f"/srv/disks/{name}.img")
+        self._host.run(
+            f"set -e; test ! -e {file}; truncate -s {size} {file};"
+            f" loop=$(losetup --find --show --direct-io=on {file});"
+            f' dmsetup create {shlex.quote(name)} --table "0 {size // 512} linear $loop 0"'
+        )
+        return f"/dev/mapper/{name}"
+
+    def remove_disk(self, name: str) -> None:
+        """Remove a disk, if it is there."""
+        quoted, file = shlex.quote(name), shlex.quote(f"/srv/disks/{name}.img")
+        self._host.run(
+            f"if dmsetup info {quoted} >/dev/null 2>&1; then dmsetup remove --retry {quoted}; fi;"
+            f" for loop in $(losetup --noheadings --output NAME --associated {file});"
+            f" do losetup --detach $loop; done; rm -f {file}"
+        )
+
+    def start(
+        self,
+        name: str,
+        disks: Sequence[str],
+        *,
+        memory: int = 128,
+        network: bool = False,
+        timeout: float = 300.0,
+        **writer: str | int,
+    ) -> None:
+        """Start a guest and wait until its writer has its disks open.
+
+        Args:
+            name: the domain.
+            disks: block devices of the host.
+            memory: MiB.
+            network: whether it has a network card on the LAN.
+            timeout: seconds to wait.
+            writer: its writer's options, as in ``lab/guest/options.h``.
+
+        Raises:
+            LabError: it cannot use its disks.
+            CommandFailed: Xen refused it, or it did not start in time.
+
+        """
+        config = GuestConfig(name, disks, memory, writer, network)
+        path = shlex.quote(f"/srv/disks/{name}.cfg")
+        self._host.run(
+            f"rm -f {_LOGS}{name}.log {_LOGS}{name}--*.log; cat > {path}",
+            stdin=config.text().encode(),
+        )
+        self._create(name, path, timeout)
+        first = self._await_line(name, "^(START|FATAL) ", timeout)
+        if first.startswith("FATAL"):
+            raise LabError(f"guest {name} cannot use its disks: {first}")
+
+    def _create(self, name: str, path: str, timeout: float) -> None:
+        """Once more if libxl has not given a script the time that a busy machine needs."""
+        try:
+            self._host.run(f"xl create {path}", timeout=timeout)
+        except CommandFailed as failed:
+            if "because of timeout" not in failed.complaint:
+                raise
+            self.destroy(name)
+            self._host.run(f"xl create {path}", timeout=timeout)
+
+    def order(self, name: str, line: str) -> None:
+        """Type a line on a guest's console: ``rate N``, ``reset``, ``quit``."""
+        self._host.run(
+            f"domain=$(xl domid {shlex.quote(name)}) &&"
+            " tty=$(xenstore-read /local/domain/$domain/console/tty) &&"
+            f" echo {shlex.quote(line)} > $tty"
+        )
+
+    def report(self, name: str, *, timeout: float = 120.0) -> Report:
+        """What the guest said last, on this host."""
+        self._await_line(name, "^REPORT .*[}]", timeout)
+        line = self._host.run(f"grep -h '^REPORT .*[}}]' {self._newest(name)} | tail -n 1")
+        return msgspec.json.decode(line.partition(" ")[2], type=Report)
+
+    def verdict(self, name: str, *, timeout: float = 600.0) -> Verdict:
+        """Have the guest, wherever its disk is by now, compare everything it wrote.
+
+        Args:
+            name: the domain; it runs on this host.
+            timeout: seconds; a check under emulation reads some 10 MiB a second.
+
+        """
+        number = secrets.token_hex(6)
+        self.order(name, f"check {number}")
+        line = self._await_line(name, f'^VERDICT .*"id": "{number}".*[}}]', timeout)
+        return msgspec.json.decode(line.partition(" ")[2], type=Verdict)
+
+    def console(self, name: str) -> str:
+        """Everything the guest wrote to its console on this host."""
+        return self._host.run(f"cat {self._newest(name)}")
+
+    def running(self) -> list[str]:
+        """The names of the guests on this host, whatever state they are in."""
+        lines = self._host.run("xl list").splitlines()[2:]
+        return [line.split()[0] for line in lines]
+
+    def destroy(self, name: str) -> None:
+        """End a guest at once, if it is here."""
+        quoted = shlex.quote(name)
+        self._host.run(f"if xl domid {quoted} >/dev/null 2>&1; then xl destroy {quoted}; fi")
+
+    def _await_line(self, name: str, pattern: str, timeout: float) -> str:
+        script = (
+            f"until grep -hE -m 1 {shlex.quote(pattern)} {self._newest(name)}; do sleep 1; done"
+        )
+        try:
+            bounded = ["timeout", str(int(timeout)), "sh", "-c", script + " 2>/dev/null"]
+            return self._host.run(bounded, timeout=timeout + 60)
+        except CommandFailed as failed:
+            tail = self._host.run(f"tail -n 5 {self._newest(name)} 2>&1 || true")
+            raise LabError(
+                f"guest {name} on {self._host.name} said no line {pattern} in {timeout:.0f} s:"
+                f"\n{tail}"
+            ) from failed
+
+    @staticmethod
+    def _newest(name: str) -> str:
+        """Shell words for the log that was written last; found anew each time they are run."""
+        start = shlex.quote(_LOGS + name)
+        return f"$(ls -t {start}.log {start}--*.log 2>/dev/null | head -n 1)"

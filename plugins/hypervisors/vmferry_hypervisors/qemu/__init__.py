@@ -1,0 +1,1 @@
+"""QEMU guests: found by their QMP sockets, moved by QEMU's own migration stream."""

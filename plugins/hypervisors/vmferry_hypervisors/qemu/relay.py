@@ -1,0 +1,147 @@
+"""QEMU's migration stream, between a socket that QEMU has and the stream to the other side."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+
+from vmferry.api.hypervisor import ByteStream
+from vmferry.errors import ConnectionLost
+
+__all__ = ["NoStream", "Relay", "socket_pair"]
+
+_PIECE = 256 << 10
+_BUFFER = 256 << 10
+"""What QEMU has handed over and the link has not carried, it takes for sent when it reckons how
+long the guest will stand still: so little, also since it costs less than more would."""
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Ours, non-blocking, and QEMU's."""
+    ours, theirs = socket.socketpair()
+    for each in (ours, theirs):
+        for usual, forced in ((socket.SO_SNDBUF, 32), (socket.SO_RCVBUF, 33)):
+            try:
+                each.setsockopt(socket.SOL_SOCKET, forced, _BUFFER)  # SO_SNDBUFFORCE of socket(7)
+            except OSError:
+                each.setsockopt(socket.SOL_SOCKET, usual, _BUFFER)
+    ours.setblocking(False)
+    return ours, theirs
+
+
+class NoStream:
+    """A ``ByteStream`` to nobody, where none will be used."""
+
+    async def write(self, data: bytes | memoryview) -> None:
+        """Nobody takes it."""
+        raise ConnectionLost("there is no stream")
+
+    async def read(self, limit: int = _PIECE) -> bytes:
+        """Nobody says anything."""
+        return b""
+
+    async def write_eof(self) -> None:
+        """Nobody minds."""
+
+
+class Relay:
+    """Carries both directions, each to its end. If either fails both do, and QEMU is told so.
+
+    QEMU learns that the other side is gone only by the end of its connection: without it, it would
+    wait for ever.
+
+    Attributes:
+        sent: bytes from QEMU so far.
+
+    """
+
+    def __init__(self, connection: socket.socket, stream: ByteStream) -> None:
+        self.sent = 0
+        self._socket, self._stream = connection, stream
+        self._out: asyncio.Task[None] | None = None
+        self._both: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to carry."""
+        loop = asyncio.get_running_loop()
+        self._out = loop.create_task(self._outward())
+        self._both = loop.create_task(self._carry(self._out, loop.create_task(self._inward())))
+
+    async def _carry(self, *directions: asyncio.Task[None]) -> None:
+        try:
+            done, _ = await asyncio.wait(directions, return_when=asyncio.FIRST_EXCEPTION)
+            for each in done:
+                each.result()
+        finally:
+            for each in directions:
+                each.cancel()
+            await asyncio.wait(directions)
+            for each in directions:
+                _ = each.cancelled() or each.exception()
+            self._socket.close()
+
+    async def _outward(self) -> None:
+        """From QEMU to the other side, in pieces as large as what is there."""
+        loop = asyncio.get_running_loop()
+        buffer = bytearray(_PIECE)
+        view = memoryview(buffer)
+        while size := await loop.sock_recv_into(self._socket, view):
+            size += self._more(view[size:])
+            await self._stream.write(bytes(view[:size]))
+            self.sent += size
+        await self._stream.write_eof()
+
+    def _more(self, view: memoryview) -> int:
+        """What else can be had without waiting."""
+        size = 0
+        with contextlib.suppress(BlockingIOError):
+            while size < len(view) and (got := self._socket.recv_into(view[size:])):
+                size += got
+        return size
+
+    async def _inward(self) -> None:
+        loop = asyncio.get_running_loop()
+        while data := await self._stream.read(_PIECE):
+            await loop.sock_sendall(self._socket, data)
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why it broke; ``None`` while it has not."""
+        if self._both is None or not self._both.done() or self._both.cancelled():
+            return None
+        return _told(self._both.exception())
+
+    async def broken(self) -> None:
+        """Return never, but raise when the relay breaks."""
+        while self._both is not None:
+            await asyncio.wait({self._both})
+            if failure := self.failure:
+                raise failure
+            await asyncio.Event().wait()
+
+    async def sent_all(self) -> None:
+        """Return when all that QEMU had to say has been handed to the stream, its end included."""
+        if self._out is not None:
+            await asyncio.wait({self._out})
+            if failure := _told(self._out.exception() if not self._out.cancelled() else None):
+                raise failure
+
+    async def close(self) -> None:
+        """End it as it is. May be called twice."""
+        if self._both is None:
+            self._socket.close()
+            return
+        self._both.cancel()
+        await asyncio.wait({self._both})
+        if not self._both.cancelled():
+            self._both.exception()
+
+
+def _told(failure: BaseException | None) -> BaseException | None:
+    """A socket's error as what it means: the connection with QEMU ended."""
+    if isinstance(failure, OSError):
+        return ConnectionLost(f"QEMU broke off its migration stream: {failure}")
+    return failure

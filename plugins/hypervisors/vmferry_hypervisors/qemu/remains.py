@@ -1,0 +1,144 @@
+"""The end of a QEMU: when nobody needs it, and until its process is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import signal
+import socket
+import struct
+
+from vmferry.errors import HypervisorError
+from vmferry_support.qemu_exports import is_left_over
+from vmferry_support.qmp import Qmp, QmpLost
+from vmferry_support.unix import connect_unix
+
+__all__ = ["Process", "await_exports", "end_qemu", "quit_qemu"]
+
+_OURS = "vmferry-"
+"""What the names of all exports begin with that are made for a migration."""
+_POLL = 0.05
+_CREDENTIALS = struct.Struct("iII")
+
+
+class Process:
+    """A process that is not our child, or need not be."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        try:
+            self._handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._handle = -1
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        if self._handle < 0:
+            return True
+        poll = select.poll()
+        poll.register(self._handle, select.POLLIN)
+        return bool(poll.poll(0))
+
+    async def wait(self) -> None:
+        """Return once it has ended."""
+        if self.ended:
+            return
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        watched = os.dup(self._handle)
+        loop.add_reader(watched, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(watched)
+            os.close(watched)
+
+    def kill(self, number: int) -> None:
+        """Send a signal; none if it has ended."""
+        if not self.ended:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._handle, number)
+
+    def close(self) -> None:
+        """Forget it. May be called twice."""
+        handle, self._handle = self._handle, -1
+        if handle >= 0:
+            os.close(handle)
+
+
+async def await_exports(qmp: Qmp) -> None:
+    """Return when the QEMU has no export of a migration's any more."""
+    while True:
+        names = [str(each["id"]) for each in await qmp.execute("query-block-exports")]
+        if not any(name.startswith(_OURS) and not is_left_over(name) for name in names):
+            return
+        await asyncio.sleep(_POLL)
+
+
+async def _listener(path: str) -> Process | None:
+    """The process that made the socket, if it is a QEMU: libvirt makes them for its guests."""
+    try:
+        async with asyncio.timeout(1):
+            connection = await connect_unix(path)
+    except (OSError, TimeoutError):
+        return None
+    with connection:
+        said = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid = _CREDENTIALS.unpack(said)[0]
+    name = await asyncio.to_thread(_program, pid)
+    return Process(pid) if name.startswith("qemu") else None
+
+
+def _program(pid: int) -> str:
+    """Name of a process's program; empty if it is gone."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/comm", errors="replace") as file:
+        return file.read()
+    return ""
+
+
+async def _lost(qmp: Qmp) -> None:
+    with contextlib.suppress(QmpLost), qmp.listen("-") as events:
+        await events.wait(timeout=None)
+
+
+async def quit_qemu(qmp: Qmp, timeout: float) -> None:
+    """Tell a QEMU to end and wait until its process has, or at least its monitor.
+
+    Raises:
+        HypervisorError: it does not end within ``timeout`` seconds.
+
+    """
+    process = await _listener(qmp.path)
+    try:
+        async with asyncio.timeout(timeout):
+            with contextlib.suppress(QmpLost):
+                await qmp.execute("quit")
+            await _lost(qmp)
+            if process is not None:
+                await process.wait()
+    except TimeoutError:
+        raise HypervisorError(f"QEMU at {qmp.path} was told to quit and does not end") from None
+    finally:
+        if process is not None:
+            process.close()
+
+
+async def end_qemu(path: str, timeout: float) -> None:
+    """End the QEMU whose monitor is at ``path``, by force if it does not quit in time.
+
+    With a ``timeout`` of 0 it is not asked. If there is none that is no error.
+    """
+    process = await _listener(path)
+    if process is None:
+        return
+    try:
+        with contextlib.suppress(HypervisorError, TimeoutError):
+            async with asyncio.timeout(timeout), await Qmp.connect(path, timeout=timeout) as qmp:
+                await qmp.execute("quit")
+                await process.wait()
+        process.kill(signal.SIGKILL)
+        await process.wait()
+    finally:
+        process.close()

@@ -1,0 +1,1 @@
+"""A guest without an operating system, and the proof that nothing of what it wrote was lost."""

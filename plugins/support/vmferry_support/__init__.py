@@ -1,0 +1,1 @@
+"""What several of the in-tree plugins need: programs run, NBD, QMP and device-mapper spoken."""

@@ -1,0 +1,176 @@
+"""The bitmaps of one tracked node, in QEMU: one that records, and before it the one that did.
+
+QEMU marks a write at its completion, before the guest is told (``bdrv_co_write_req_finish`` in
+block/io.c), in every bitmap that records. For each round the next bitmap is added before the last
+one is disabled, so that a write is in one of them or in both, also where a disk's I/O runs in a
+thread of its own: copying and then clearing a single one would lose what is marked in between. Only
+a disabled bitmap can be exported, and it is busy meanwhile.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from vmferry.dirtymap import DirtyMap
+from vmferry_support.nbd import NbdClient, NbdRefused, Status, dirty_bitmap
+from vmferry_support.qemu_exports import QemuExports, is_left_over, our_name
+from vmferry_support.qemu_nodes import Node, find_node
+from vmferry_support.qmp import Qmp, QmpRefused
+
+__all__ = ["Bitmaps"]
+
+_OURS = re.compile(r"vmferry-\d+-dirty-[ab]")
+
+
+class Bitmaps:
+    """Ours, on the node ``node``; every failure is a ``QmpError`` or ``NbdError``.
+
+    Attributes:
+        live: the one that records.
+
+    """
+
+    def __init__(self, qmp: Qmp, node: str, server: str) -> None:
+        self.qmp, self.node = qmp, node
+        self._exports = QemuExports(qmp, server)
+        self._pair = our_name("dirty-a"), our_name("dirty-b")
+        self.live = self._pair[0]
+
+    async def check(self) -> None:
+        """Raise ``QmpError`` if this QEMU would not bear it."""
+        await self._exports.check()
+
+    async def look(self) -> Node:
+        """The node as it is."""
+        return await find_node(self.qmp, self.node)
+
+    async def add_live(self, granularity: int) -> None:
+        """Begin to record."""
+        await self.qmp.execute(
+            "block-dirty-bitmap-add", node=self.node, name=self.live, granularity=granularity
+        )
+
+    def find_live(self, node: Node, granularity: int) -> bool:
+        """See which one records; False if none does, so that nothing is known of what was written.
+
+        After a swap without an answer it may be either.
+        """
+        sound = [
+            name
+            for name in self._pair
+            if (bitmap := node.bitmaps.get(name)) is not None
+            and bitmap.recording
+            and not bitmap.inconsistent
+            and bitmap.granularity == granularity
+        ]
+        if sound and self.live not in sound:
+            self.live = sound[0]
+        return bool(sound)
+
+    async def begin_again(self, node: Node, granularity: int) -> None:
+        """Add one in place of those there are."""
+        for name in self._pair:
+            if name in node.bitmaps:
+                await self.remove(name)
+        await self.add_live(granularity)
+
+    async def gather(self, node: Node) -> None:
+        """Put what an unfinished round has left into the one that records."""
+        if self._idle in node.bitmaps:
+            await self.take_back(self._idle)
+
+    async def swap(self, granularity: int) -> str:
+        """Record in the other one from here on; returns the one that did, now disabled."""
+        before, after = self.live, self._idle
+        added = {"node": self.node, "name": after, "granularity": granularity}
+        await self.qmp.execute(
+            "transaction",
+            actions=[
+                {"type": "block-dirty-bitmap-add", "data": added},
+                {
+                    "type": "block-dirty-bitmap-disable",
+                    "data": {"node": self.node, "name": before},
+                },
+            ],
+        )
+        self.live = after
+        return before
+
+    async def take_back(self, name: str) -> None:
+        """Put what ``name`` holds into the one that records, and remove it."""
+        await self.qmp.execute(
+            "block-dirty-bitmap-merge", node=self.node, target=self.live, bitmaps=[name]
+        )
+        await self.remove(name)
+
+    @property
+    def _idle(self) -> str:
+        return self._pair[self.live == self._pair[0]]
+
+    async def snapshot(self, source: str, name: str, granularity: int) -> None:
+        """Make a disabled bitmap ``name`` that holds what ``source`` holds."""
+        added = {"node": self.node, "name": name, "granularity": granularity, "disabled": True}
+        merge = {"node": self.node, "target": name, "bitmaps": [source]}
+        await self.qmp.execute(
+            "transaction",
+            actions=[
+                {"type": "block-dirty-bitmap-add", "data": added},
+                {"type": "block-dirty-bitmap-merge", "data": merge},
+            ],
+        )
+
+    async def read(self, name: str, size: int, block_size: int) -> DirtyMap:
+        """What a disabled bitmap holds."""
+        export = await self._exports.add(self.node, "dirty", [name])
+        try:
+            context = dirty_bitmap(name)
+            async with await NbdClient.connect(
+                export.socket, export.name, contexts=[context]
+            ) as client:
+                if context not in client.export.contexts:
+                    raise NbdRefused(f"export {export.name!r} does not show the bitmap {name!r}")
+                return await _read(client, context, size, block_size)
+        finally:
+            await self._exports.remove(export.name)
+
+    async def remove(self, name: str) -> None:
+        """Remove a bitmap; none is no error."""
+        try:
+            await self.qmp.execute("block-dirty-bitmap-remove", node=self.node, name=name)
+        except QmpRefused:
+            if name in (await self.look()).bitmaps:
+                raise
+
+    async def drain(self, timeout: float) -> None:
+        """Wait for all I/O under way: ``qmp_transaction`` (blockdev.c) begins by that."""
+        await self.qmp.execute("transaction", actions=[], timeout=timeout)
+
+    async def sweep(self) -> None:
+        """Remove the bitmaps and exports of this process and of those that are no more."""
+        await self._exports.sweep()
+        for name in (await self.look()).bitmaps:
+            if name in self._pair or is_left_over(name):
+                await self.remove(name)
+
+    async def others(self) -> list[str]:
+        """Bitmaps here of other vmferry processes that live."""
+        return [
+            name
+            for name in (await self.look()).bitmaps
+            if _OURS.fullmatch(name) and name not in self._pair and not is_left_over(name)
+        ]
+
+
+async def _read(client: NbdClient, context: str, size: int, block_size: int) -> DirtyMap:
+    found = DirtyMap(size, block_size)
+    async for status in client.statuses(context, 0, min(size, client.export.size)):
+        _mark(found, status)
+    return found
+
+
+def _mark(found: DirtyMap, status: Status) -> None:
+    ends = status.offset + np.cumsum(status.lengths)
+    dirty = (status.flags & 1).astype(bool)
+    found.mark_runs((ends - status.lengths)[dirty], status.lengths[dirty])

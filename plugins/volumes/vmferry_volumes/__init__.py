@@ -1,0 +1,1 @@
+"""Volume plugins of the vmferry distribution."""

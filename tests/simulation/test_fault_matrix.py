@@ -1,0 +1,74 @@
+"""Every message and journal write of the protocol, times every fault, times both hosts.
+
+``python -m vmferry.simulation matrix`` has the whole matrix with another seed, ``cell NAME`` one
+cell again, ``schedule FIRST LAST`` random schedules; see ``docs/fault-matrix.md``.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from vmferry.simulation.blows import Blow
+from vmferry.simulation.matrix import cells, messages_reached, play
+from vmferry.simulation.schedules import play_schedule
+from vmferry.simulation.world import DESTINATION, SOURCE
+from vmferry.wire.messages import MESSAGES
+
+pytestmark = pytest.mark.timeout(900)
+
+SCHEDULES = 400
+CHUNK = 50
+
+
+def test_every_message_is_in_the_matrix():
+    known = {message.__name__ for message in MESSAGES}
+    # what a course passes is a matter of draws: a short one may have nothing left to push
+    reached = set().union(*map(messages_reached, range(3)))
+    assert reached == known
+
+
+@pytest.mark.parametrize("host", [SOURCE, DESTINATION])
+@pytest.mark.parametrize("blow", Blow)
+def test_nothing_is_lost_and_one_host_runs_the_guest_whatever_happens_when(blow, host):
+    failed = []
+    chosen = [cell for cell in cells() if (cell.blow, cell.host) == (blow, host)]
+    assert len(chosen) > 40
+    for cell in chosen:
+        if (outcome := play(cell)).violations:
+            failed.append(outcome.story())
+    assert not failed, "\n\n".join(failed)
+
+
+@pytest.mark.parametrize("first", range(0, SCHEDULES, CHUNK))
+def test_nothing_is_lost_and_one_host_runs_the_guest_under_random_schedules(first):
+    for seed in range(first, first + CHUNK):
+        outcome = play_schedule(seed)
+        assert not outcome.violations, outcome.story()
+
+
+def say(*arguments):
+    """Run ``python -m vmferry.simulation``; returns its exit code and what it says."""
+    command = [sys.executable, "-m", "vmferry.simulation", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_cell_and_a_schedule_can_be_had_again_by_name_and_number():
+    name = "plain/alpha:stop:Suspended/lost@alpha"
+    assert name in say("list")[1].splitlines()
+    assert say("cell", name) == (0, "no violation\n")
+    assert say("schedule", "17") == (0, "1 simulated, 0 with violations\n")
+    code, said = say("cell", "plain/alpha:stop:Nothing/lost@alpha")
+    assert code
+    assert "there is no cell" in said
+
+
+def test_one_cell_is_one_course_of_events():
+    cell = next(cells())
+    assert play(cell).world.trace.digest() == play(cell).world.trace.digest()
+    other = play(cell, 1)
+    assert not other.violations, other.story()
+    assert other.world.trace.digest() != play(cell).world.trace.digest()

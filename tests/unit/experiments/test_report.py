@@ -1,0 +1,117 @@
+"""Medians, intervals and tables."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from pretending import Describe, Pretender, made_up
+from rich.console import Console
+
+from vmferry.experiments.matrix import Run, make_cells
+from vmferry.experiments.records import open_database
+from vmferry.experiments.report.bootstrap import median, ratio
+from vmferry.experiments.report.data import Overview, load_overview
+from vmferry.experiments.report.terminal import terminal_report
+from vmferry.experiments.results import Result
+from vmferry.experiments.sweep import Sweep
+
+MATRIX = """
+[experiment]
+repetitions = 5
+[matrix]
+method = ["vmferry", "cold"]
+block_size = [4096, 8192]
+"""
+
+
+def test_the_interval_holds_the_median_and_narrows() -> None:
+    few, many = median([1, 2, 3, 4, 50]), median([1, 2, 3, 4, 50] * 20)
+    assert few is not None
+    assert many is not None
+    assert None not in (few.low, few.high, many.low, many.high)
+    assert (few.value, few.count) == (3, 5)
+    assert 1 <= few.low <= 3 <= few.high <= 50
+    assert many.high - many.low < few.high - few.low
+    assert median([1, 2, 3, 4, 50]) == few
+
+
+def test_about_95_of_100_intervals_hold_the_truth() -> None:
+    import numpy as np
+
+    random = np.random.default_rng(3)
+    held = 0
+    for _ in range(60):
+        found = median(list(random.normal(10, 1, 15)))
+        assert found is not None
+        assert found.low is not None
+        assert found.high is not None
+        held += found.low <= 10 <= found.high
+    assert 52 <= held <= 60
+
+
+def test_too_few_values_have_no_interval() -> None:
+    assert median([]) is None
+    found = median([1.0, 2.0])
+    assert found is not None
+    assert (found.value, found.low) == (1.5, None)
+
+
+def test_a_ratio_has_an_interval_too() -> None:
+    found = ratio([10, 11, 12], [5, 5.5, 6])
+    assert found is not None
+    assert found.low is not None
+    assert found.high is not None
+    assert found.value == pytest.approx(2)
+    assert found.low <= 2 <= found.high
+    assert ratio([1.0], [0.0]) is None
+
+
+async def overview_of(describe: Describe, result: object = made_up) -> Overview:
+    definition = describe(MATRIX)
+    pretender = Pretender(result=result)  # type: ignore[arg-type]
+    await Sweep(definition, pretender, lambda *_: None).run()
+    with open_database(definition.database) as database:
+        return load_overview(database, [cell.spec.cell for cell in make_cells(definition)])
+
+
+def shown(overview: Overview) -> str:
+    console = Console(file=io.StringIO(), width=300)
+    console.print(terminal_report(overview, "trial"))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+async def test_cells_are_grouped_and_named_by_what_varies(describe: Describe) -> None:
+    overview = await overview_of(describe)
+    assert overview.varied == ["method", "block_size"]
+    labels = [overview.label(group) for group in overview.groups]
+    assert labels == ["vmferry, 8 sectors", "vmferry, 16 sectors", "cold"]
+    estimate = overview.groups[0].estimate("total")
+    assert estimate is not None
+    assert (estimate.value, estimate.count) == (3.0, 5)
+    pull = overview.groups[0].estimate("phase:pull")
+    assert pull is not None
+    assert pull.value == pytest.approx(0.2)
+
+
+async def test_each_baseline_is_compared_with_vmferrys_cells(describe: Describe) -> None:
+    overview = await overview_of(describe)
+    ((base, ours),) = overview.pairs()
+    assert overview.label(base) == "cold"
+    assert len(ours) == 2
+    text = shown(overview)
+    assert "times the baseline's median" in text
+    assert "3.0 s (1.0 s to 5.0 s)" in text
+
+
+async def test_failures_are_shown_and_not_averaged(describe: Describe) -> None:
+    def fail_last(run: Run) -> Result:
+        last = run.repetition == 4
+        return made_up(run, outcome="failed", error="[it] broke") if last else made_up(run)
+
+    overview = await overview_of(describe, fail_last)
+    assert all(len(group.runs) == 4 for group in overview.groups)
+    text = shown(overview)
+    assert "4 + 1 failed" in text
+    assert "[it] broke" in text

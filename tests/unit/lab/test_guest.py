@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from vmferry_lab.guest import GuestConfig
+
+
+def test_a_guest_sees_its_disks_in_order() -> None:
+    text = GuestConfig("web", ["/dev/mapper/one", "/dev/mapper/two"]).text()
+    assert 'disk = ["phy:/dev/mapper/one,xvda,w", "phy:/dev/mapper/two,xvdb,w"]' in text
+    assert "writer.disks=xvda,xvdb" in text
+
+
+def test_the_writer_gets_its_options_on_the_command_line() -> None:
+    text = GuestConfig("web", ["/dev/x"], writer={"rate": "max", "discard": 50}).text()
+    line = next(line for line in text.splitlines() if line.startswith("cmdline"))
+    assert "writer.rate=max writer.discard=50" in line
+
+
+def test_a_guest_is_pvh_since_others_cannot_migrate() -> None:
+    assert 'type = "pvh"' in GuestConfig("web", []).text()
+
+
+def test_a_network_card_is_on_the_lan_and_only_if_asked() -> None:
+    assert "vif = []" in GuestConfig("web", []).text()
+    assert 'vif = ["bridge=xenbr0"]' in GuestConfig("web", [], network=True).text()
