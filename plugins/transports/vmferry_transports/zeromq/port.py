@@ -77,7 +77,8 @@ class Port:
             self.sock.send_multipart(list(parts), zmq.NOBLOCK)
         except zmq.ZMQError as error:
             raise ConnectionLost(_lost(error)) from None
-        self.look()
+        finally:
+            self.look()  # a call that fails takes the edge away, too
 
     def send_large(self, parts: Sequence[bytes], payload: memoryview) -> asyncio.Future[None]:
         """Queue a message whose last part is not copied.
@@ -99,7 +100,8 @@ class Port:
             self.sock.send(view, zmq.NOBLOCK, copy=False)
         except zmq.ZMQError as error:
             raise ConnectionLost(_lost(error)) from None
-        self.look()
+        finally:
+            self.look()
         return released
 
     def look(self) -> None:
