@@ -62,6 +62,7 @@ class Domains:
         *,
         memory: int = 128,
         network: bool = False,
+        backend: str = "phy",
         timeout: float = 300.0,
         **writer: str | int,
     ) -> None:
@@ -72,6 +73,7 @@ class Domains:
             disks: block devices of the host.
             memory: MiB.
             network: whether it has a network card on the LAN.
+            backend: what serves its disks, ``phy`` or ``qdisk``.
             timeout: seconds to wait.
             writer: its writer's options, as in ``lab/guest/options.h``.
 
@@ -80,7 +82,7 @@ class Domains:
             CommandFailed: Xen refused it, or it did not start in time.
 
         """
-        config = GuestConfig(name, disks, memory, writer, network)
+        config = GuestConfig(name, disks, memory, writer, network, backend)
         path = shlex.quote(f"/srv/disks/{name}.cfg")
         self._host.run(
             f"rm -f {_LOGS}{name}.log {_LOGS}{name}--*.log; cat > {path}",

@@ -61,7 +61,13 @@ class Ferry:
         return self.destination.guests
 
     def guest(
-        self, disks: int = 1, *, size: int = 32 << 20, network: bool = False, **writer: Any
+        self,
+        disks: int = 1,
+        *,
+        size: int = 32 << 20,
+        network: bool = False,
+        backend: str = "phy",
+        **writer: Any,
     ) -> None:
         """Start the guest at the source.
 
@@ -69,16 +75,19 @@ class Ferry:
             disks: how many it has.
             size: bytes of each.
             network: whether it has a network card.
+            backend: what serves its disks at the source, ``phy`` or ``qdisk``.
             writer: options of its writer.
 
         """
         names = [f"{self.name}-{number}" for number in range(disks)]
         self.disks = [self.here.make_disk(name, size) for name in names]
-        self.start(self.disks, network=network, **writer)
+        self.start(self.disks, network=network, backend=backend, **writer)
 
-    def start(self, devices: Sequence[str], *, network: bool = False, **writer: Any) -> None:
+    def start(
+        self, devices: Sequence[str], *, network: bool = False, backend: str = "phy", **writer: Any
+    ) -> None:
         """Start the guest at the source, on devices that are there already."""
-        self.here.start(self.name, devices, network=network, **writer)
+        self.here.start(self.name, devices, network=network, backend=backend, **writer)
         if writer.get("prefill"):
             self.wait(lambda: not self.here.report(self.name).busy, "the guest fills its disks")
 

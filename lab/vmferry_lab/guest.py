@@ -74,6 +74,8 @@ class GuestConfig:
         memory: MiB.
         writer: options of the writer, as in ``lab/guest/options.h``: rate, lanes, partial, ...
         network: whether it has a network card on the LAN.
+        backend: what serves its disks: ``phy`` is the kernel's blkback, ``qdisk`` QEMU, for which
+            the laboratory must be up with that flavour.
 
     """
 
@@ -82,6 +84,7 @@ class GuestConfig:
     memory: int = 128
     writer: Mapping[str, str | int] = field(default_factory=dict)
     network: bool = False
+    backend: str = "phy"
 
     def text(self) -> str:
         """The configuration in the form of xl.cfg(5)."""
@@ -95,12 +98,15 @@ class GuestConfig:
             f'cmdline = "{self._arguments(names)}"',
             f"memory = {self.memory}",
             "vcpus = 1",
-            "disk = [" + ", ".join(f'"phy:{path},{name},w"' for path, name in pairs) + "]",
+            "disk = [" + ", ".join(self._disk(path, name) for path, name in pairs) + "]",
             "vif = [" + ('"bridge=xenbr0"' if self.network else "") + "]",
             'on_crash = "preserve"',
             'on_reboot = "destroy"',
         ]
         return "\n".join(lines) + "\n"
+
+    def _disk(self, path: str, name: str) -> str:
+        return f'"format=raw, vdev={name}, access=w, backendtype={self.backend}, target={path}"'
 
     def _arguments(self, names: list[str]) -> str:
         options = {"disks": ",".join(names), **self.writer}

@@ -53,7 +53,20 @@ def test_a_writing_guest_moves_and_misses_nothing(ferry: Ferry, tracker: str) ->
     assert table.split() == ["0", str(32 * MIB // 512), "linear", *table.split()[3:5]]
 
 
-@pytest.mark.essential
+def test_a_disk_that_qemu_serves_moves_to_blkback_and_misses_nothing(ferry: Ferry) -> None:
+    """Tracked by that QEMU's own dirty bitmaps; partial writes, discards, flushes hit PULL."""
+    if "qemu" not in ferry.source.run("ls /usr/lib/xen-*/bin /usr/libexec 2>/dev/null || true"):
+        pytest.skip("the laboratory is not up with QEMU: python -m vmferry_lab up --with qdisk")
+    ferry.serve("--once")
+    ferry.guest(backend="qdisk", rate=10, partial=3, discard=10, flush=10, prefill=8)
+    ferry.run("qcow2", "--bandwidth", "4MiB/s")
+    assert ferry.code() == 0, ferry.log(ferry.source)
+    assert ferry.code(ferry.destination) == 0
+    judge(ferry)
+    assert ferry.left(ferry.source) == []
+    assert len(ferry.left(ferry.destination)) == 1
+
+
 def test_an_interruption_before_the_commit_leaves_the_guest_at_the_source(ferry: Ferry) -> None:
     ferry.serve("--once")
     ferry.guest(rate=10, prefill=8)

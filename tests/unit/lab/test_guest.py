@@ -5,8 +5,14 @@ from vmferry_lab.guest import GuestConfig
 
 def test_a_guest_sees_its_disks_in_order() -> None:
     text = GuestConfig("web", ["/dev/mapper/one", "/dev/mapper/two"]).text()
-    assert 'disk = ["phy:/dev/mapper/one,xvda,w", "phy:/dev/mapper/two,xvdb,w"]' in text
+    shared = "format=raw, vdev={}, access=w, backendtype=phy, target=/dev/mapper/{}"
+    one, two = shared.format("xvda", "one"), shared.format("xvdb", "two")
+    assert f'disk = ["{one}", "{two}"]' in text
     assert "writer.disks=xvda,xvdb" in text
+
+
+def test_its_disks_can_be_served_by_qemu() -> None:
+    assert "backendtype=qdisk" in GuestConfig("web", ["/dev/x"], backend="qdisk").text()
 
 
 def test_the_writer_gets_its_options_on_the_command_line() -> None:

@@ -17,6 +17,7 @@ from vmferry_hypervisors.xen.leftovers import find_leftovers
 from vmferry_hypervisors.xen.memory import plan_memory
 from vmferry_hypervisors.xen.modules import module_findings
 from vmferry_hypervisors.xen.options import XenOptions
+from vmferry_hypervisors.xen.qdisk import qdisk_findings
 from vmferry_hypervisors.xen.xenstore import XenStore
 from vmferry_hypervisors.xen.xl import HostInfo, list_domains, parse_info, xl
 
@@ -58,12 +59,14 @@ def type_findings(config: DomainConfig, host: HostInfo) -> list[Finding]:
 def _disk_findings(guest: Guest) -> list[Finding]:
     found = []
     for disk in guest.disks:
-        if disk.facts.get("kind") != "vbd" or not disk.facts.get("devno"):
-            kind = disk.facts.get("kind", "unknown")
-            text = f"disk {disk.name} ({disk.location}) has a backend of kind {kind}, not blkback"
-            remedy = "give it backendtype=phy and format=raw in its configuration: convert a qcow2 "
-            remedy += "image with qemu-img, copy a read-only image or eject it"
-            found.append(Finding.error("disk-backend", text, remedy))
+        kind = disk.facts.get("kind", "unknown")
+        if kind == "qdisk":
+            found += qdisk_findings(disk)
+        elif kind != "vbd" or not disk.facts.get("devno"):
+            text = f"disk {disk.name} ({disk.location}) has a backend of kind {kind}, neither "
+            remedy = "give it format=raw and backendtype=phy or qdisk in its configuration: copy "
+            remedy += "a read-only image or eject it"
+            found.append(Finding.error("disk-backend", text + "blkback nor QEMU", remedy))
     return found
 
 

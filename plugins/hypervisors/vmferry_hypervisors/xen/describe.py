@@ -9,6 +9,7 @@ from typing import NamedTuple
 from vmferry.api.guest import Disk
 from vmferry.errors import HypervisorError
 from vmferry_hypervisors.xen.devices import BlockDevice, block_device, decimal_devno, plain_location
+from vmferry_hypervisors.xen.qdisk import Qdisk
 from vmferry_hypervisors.xen.xenstore import XenStore
 
 __all__ = ["Backend", "describe_disk", "describe_disks", "read_backends"]
@@ -78,12 +79,14 @@ async def describe_disks(store: XenStore, domid: int) -> tuple[Disk, ...]:
 async def describe_disk(backend: Backend) -> Disk:
     """One disk, by its backend.
 
-    ``facts``: ``backend`` is its place in xenstore, ``kind`` its kind, and for blkback ``device``
-    and ``devno`` are the block device that it writes to, ``dm`` its device-mapper name if it has
-    one.
+    ``facts``: ``backend`` is its place in xenstore, ``kind`` its kind. For blkback ``device`` and
+    ``devno`` are the block device that it writes to, ``dm`` its device-mapper name if it has one;
+    for QEMU they are those of ``Qdisk``.
     """
     facts = {"backend": backend.path, "kind": backend.kind}
     read_only = backend.fields.get("mode", "w") != "w"
+    if backend.kind == "qdisk":
+        return _served_by_qemu(backend, facts)
     if not backend.devno:
         return Disk(
             name=backend.vdev,
@@ -102,6 +105,20 @@ async def describe_disk(backend: Backend) -> Disk:
         tracker="blkback",
         read_only=read_only,
         facts=facts | _facts_of(device),
+    )
+
+
+def _served_by_qemu(backend: Backend, facts: dict[str, str]) -> Disk:
+    served = Qdisk.of(backend.path, backend.fields)
+    sector = backend.fields.get("sector-size", "")
+    return Disk(
+        name=backend.vdev,
+        size=_front_size(backend),
+        sector_size=int(sector) if sector.isdigit() else 512,
+        location=served.location,
+        tracker="qcow2",
+        read_only=backend.fields.get("mode", "w") != "w",
+        facts=facts | served.facts,
     )
 
 

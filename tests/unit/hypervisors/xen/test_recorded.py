@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import socket
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from vmferry.api import Disk
 from vmferry.errors import HypervisorError, InputError
 from vmferry.units import MIB
-from vmferry_hypervisors.xen import describe
+from vmferry_hypervisors.xen import describe, qdisk
 from vmferry_hypervisors.xen.config import (
     Attachment,
     DomainConfig,
@@ -20,6 +23,7 @@ from vmferry_hypervisors.xen.config import (
 )
 from vmferry_hypervisors.xen.devices import BlockDevice, decimal_devno
 from vmferry_hypervisors.xen.incoming import domain_names
+from vmferry_hypervisors.xen.qdisk import qdisk_findings
 from vmferry_hypervisors.xen.xenstore import XenStore
 from vmferry_hypervisors.xen.xl import DomainRow, parse_info, parse_listed, parse_rows
 
@@ -148,8 +152,8 @@ async def test_the_disks(
         return BlockDevice(devno, "dm-0", 524288 * 512, 512, dm_name="web")
 
     monkeypatch.setattr(describe, "block_device", device)
-    socket = tmp_path / "socket"
-    async with FakeXenStored(socket, values), XenStore(str(socket)) as store:
+    place = tmp_path / "socket"
+    async with FakeXenStored(place, values), XenStore(str(place)) as store:
         assert await domain_names(store) == {1: "web"}
         (disk,) = await describe.describe_disks(store, 1)
     assert (disk.name, disk.size, disk.sector_size) == ("xvda", 256 * MIB, 512)
@@ -178,8 +182,30 @@ async def test_a_disk_behind_qemu_is_described_and_an_empty_drive_is_not(
         f"{back}/vbd/1/5632/dev": "hdc",
         f"{back}/vbd/1/5632/params": "",
     }
-    socket = tmp_path / "socket"
-    async with FakeXenStored(socket, values), XenStore(str(socket)) as store:
+    place = tmp_path / "socket"
+    async with FakeXenStored(place, values), XenStore(str(place)) as store:
         (disk,) = await describe.describe_disks(store, 1)
     assert (disk.name, disk.facts["kind"], disk.size) == ("xvdb", "qdisk", 1 << 20)
     assert disk.read_only
+    assert (disk.volume, disk.location, disk.tracker) == ("raw", "/srv/b.qcow2", "qcow2")
+    assert disk.facts["qmp"] == "/var/run/xen/qmp-libxenstat-1"
+    assert disk.facts["node"] == "xvdb-qcow2"
+    (finding,) = qdisk_findings(disk)
+    assert "only raw will do" in finding.text
+
+
+@pytest.mark.parametrize("params", ["aio:/srv/b.img", "raw:/srv/b.img", "/srv/b.img"])
+def test_a_raw_disk_behind_qemu_is_tracked_by_its_monitor(
+    params: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qdisk, "SOCKETS", str(tmp_path))
+    path, fields = "/local/domain/0/backend/qdisk/7/51712", {"dev": "xvda", "params": params}
+    served = qdisk.Qdisk.of(path, fields)
+    assert served.location == "/srv/b.img"
+    assert served.facts["node"] == "xvda-raw"
+    disk = Disk(name="xvda", size=512, location=served.location, facts=served.facts)
+    (finding,) = qdisk_findings(disk)
+    assert "no monitor" in finding.text
+    with closing(socket.socket(socket.AF_UNIX)) as monitor:
+        monitor.bind(str(tmp_path / "qmp-libxenstat-7"))
+        assert qdisk_findings(disk) == []
