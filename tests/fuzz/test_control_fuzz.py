@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from vmferry.cli.control import ask, controlled
 from vmferry.engine.throttle import Throttle
 
-EFFORT = int(os.environ.get("VMFERRY_FUZZ", "1"))
+EFFORT = int(os.environ.get("VMFERRY_EFFORT", "1"))
 """How many times the usual number of examples."""
 fuzzed = settings(max_examples=60 * EFFORT, deadline=None)
 JSON = st.recursive(

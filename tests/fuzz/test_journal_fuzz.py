@@ -25,7 +25,7 @@ from vmferry.engine.settings import Settings
 from vmferry.errors import PluginNotFound, VmferryError
 from vmferry.plugins import Hooks
 
-EFFORT = int(os.environ.get("VMFERRY_FUZZ", "1"))
+EFFORT = int(os.environ.get("VMFERRY_EFFORT", "1"))
 """How many times the usual number of examples."""
 RECORD = JobRecord(
     job="a1b2c3d4e5f6",

@@ -15,7 +15,7 @@ from vmferry.wire.codec import decode, summed
 from vmferry.wire.extents import unseal
 from vmferry.wire.messages import MESSAGES, Extent, Message
 
-EFFORT = int(os.environ.get("VMFERRY_FUZZ", "1"))
+EFFORT = int(os.environ.get("VMFERRY_EFFORT", "1"))
 """How many times the usual number of examples."""
 
 NAMES = [message.__name__ for message in MESSAGES]

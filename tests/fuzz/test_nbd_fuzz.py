@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from vmferry.api import BlockIO, Geometry
 from vmferry.export.nbd import Limits, NbdServer
 
-EFFORT = int(os.environ.get("VMFERRY_FUZZ", "1"))
+EFFORT = int(os.environ.get("VMFERRY_EFFORT", "1"))
 """How many times the usual number of examples."""
 
 SIZE = 1 << 20

@@ -19,7 +19,7 @@ from vmferry_transports.rdma.greeting import Endpoint, Greeting
 from vmferry_transports.rdma.providers.base import Completion, Opcode
 from vmferry_transports.rdma.providers.shared_memory import SharedMemory
 
-EFFORT = int(os.environ.get("VMFERRY_FUZZ", "1"))
+EFFORT = int(os.environ.get("VMFERRY_EFFORT", "1"))
 """How many times the usual number of examples."""
 
 LOCAL = Address.parse("rdma://127.0.0.1")

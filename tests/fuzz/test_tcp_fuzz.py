@@ -18,7 +18,7 @@ from vmferry_transports.tcp import TcpOptions, TcpTransport
 from vmferry_transports.tcp.frames import END, data_header
 from vmferry_transports.tcp.greeting import GREETING_SIZE, Greeting
 
-EFFORT = int(os.environ.get("VMFERRY_FUZZ", "1"))
+EFFORT = int(os.environ.get("VMFERRY_EFFORT", "1"))
 """How many times the usual number of examples."""
 
 LOCAL = Address.parse("tcp://127.0.0.1")

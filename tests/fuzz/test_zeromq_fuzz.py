@@ -17,7 +17,7 @@ from vmferry_transports.zeromq import ZeromqTransport
 from vmferry_transports.zeromq.lane import LaneState
 from vmferry_transports.zeromq.messages import Greeting, Header, Kind
 
-EFFORT = int(os.environ.get("VMFERRY_FUZZ", "1"))
+EFFORT = int(os.environ.get("VMFERRY_EFFORT", "1"))
 """How many times the usual number of examples."""
 
 LOCAL = Address.parse("zeromq://127.0.0.1")

@@ -49,7 +49,7 @@ def test_the_guest_moves_and_nothing_is_lost(demo: Demo, short_path: Path) -> No
 
 def test_a_guest_that_writes_faster_than_the_link_still_moves(demo: Demo) -> None:
     result = demo(
-        "--disk-size", "64MiB", "--bandwidth", "8MiB/s", "--compression", "none", busy=True
+        "--disk-size", "16MiB", "--bandwidth", "4MiB/s", "--compression", "none", busy=True
     )
     assert result.code == 0, result.errors
     assert result.summary["pending"] > 1 << 20

@@ -1,6 +1,6 @@
 """Whole migrations under every scenario of the catalogue, many seeds each.
 
-``SEEDS=100`` tries more seeds of each scenario; ``SEED=17`` with ``-k NAME`` replays one.
+``VMFERRY_EFFORT=30`` tries thirty times as many seeds; ``SEED=17`` with ``-k NAME`` replays one.
 """
 
 import os
@@ -18,7 +18,7 @@ from vmferry.simulation.world import DESTINATION, SOURCE
 if "SEED" in os.environ:
     SEEDS = [int(os.environ["SEED"])]
 else:
-    SEEDS = list(range(int(os.environ.get("SEEDS", "9"))))
+    SEEDS = list(range(3 * int(os.environ.get("VMFERRY_EFFORT", "1"))))
 
 pytestmark = pytest.mark.timeout(300 + 10 * len(SEEDS))
 
