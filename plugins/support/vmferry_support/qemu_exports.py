@@ -79,7 +79,7 @@ class QemuExports:
         self._lock = locks.setdefault(qmp.path, asyncio.Lock())
 
     async def check(self) -> None:
-        """Raise ``QmpError`` if exports are not safe in this QEMU.
+        """Raise ``QmpError`` if exports of the guest's own nodes are not safe in this QEMU.
 
         Before 9.0, QEMU aborts when a client leaves an export of a disk whose I/O is done in an
         iothread (``nbd_blockdev_client_closed`` in blockdev-nbd.c, seen with 7.2).
@@ -97,15 +97,24 @@ class QemuExports:
                 "disk was exported; use QEMU 9.0 or later, or a guest without iothreads"
             )
 
-    async def add(self, node: str, what: str, bitmaps: Sequence[str] = ()) -> QemuExport:
+    async def add(
+        self, node: str, what: str, bitmaps: Sequence[str] = (), *, ours: bool = False
+    ) -> QemuExport:
         """Export ``node`` for reading, with these disabled bitmaps of it.
+
+        Args:
+            node: its name.
+            what: part of the export's name.
+            bitmaps: names.
+            ours: we have made the node, and it is in no iothread.
 
         Raises:
             QmpError: there is no such node or bitmap, or an NBD server of unknown address, or
-                exports are not safe.
+                exports of the guest's nodes are not safe.
 
         """
-        await self.check()
+        if not ours:
+            await self.check()
         adding = asyncio.ensure_future(self._add(node, what, bitmaps))
         try:
             return await outlast(adding)

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
-
 from vmferry.dirtymap import DirtyMap
-from vmferry_support.nbd import NbdClient, NbdRefused, Status, dirty_bitmap
+from vmferry_support.outlast import finished
 from vmferry_support.qemu_exports import QemuExports, is_left_over, our_name
 from vmferry_support.qemu_nodes import Node, find_node
 from vmferry_support.qmp import Qmp, QmpRefused
+from vmferry_trackers.qcow2.copies import BitmapCopy, left_copies
 
 __all__ = ["Bitmaps"]
 
@@ -37,10 +36,6 @@ class Bitmaps:
         self._exports = QemuExports(qmp, server)
         self._pair = our_name("dirty-a"), our_name("dirty-b")
         self.live = self._pair[0]
-
-    async def check(self) -> None:
-        """Raise ``QmpError`` if this QEMU would not bear it."""
-        await self._exports.check()
 
     async def look(self) -> Node:
         """The node as it is."""
@@ -109,31 +104,14 @@ class Bitmaps:
     def _idle(self) -> str:
         return self._pair[self.live == self._pair[0]]
 
-    async def snapshot(self, source: str, name: str, granularity: int) -> None:
-        """Make a disabled bitmap ``name`` that holds what ``source`` holds."""
-        added = {"node": self.node, "name": name, "granularity": granularity, "disabled": True}
-        merge = {"node": self.node, "target": name, "bitmaps": [source]}
-        await self.qmp.execute(
-            "transaction",
-            actions=[
-                {"type": "block-dirty-bitmap-add", "data": added},
-                {"type": "block-dirty-bitmap-merge", "data": merge},
-            ],
-        )
-
-    async def read(self, name: str, size: int, block_size: int) -> DirtyMap:
-        """What a disabled bitmap holds."""
-        export = await self._exports.add(self.node, "dirty", [name])
+    async def read(self, name: str, granularity: int, size: int, block_size: int) -> DirtyMap:
+        """What a bitmap of ``granularity`` holds at the moment, of a disk of ``size`` bytes."""
+        copy = BitmapCopy(self.qmp, self._exports, size)
         try:
-            context = dirty_bitmap(name)
-            async with await NbdClient.connect(
-                export.socket, export.name, contexts=[context]
-            ) as client:
-                if context not in client.export.contexts:
-                    raise NbdRefused(f"export {export.name!r} does not show the bitmap {name!r}")
-                return await _read(client, context, size, block_size)
+            await copy.take(self.node, name, granularity)
+            return await copy.read(block_size)
         finally:
-            await self._exports.remove(export.name)
+            await finished(copy.remove())
 
     async def remove(self, name: str) -> None:
         """Remove a bitmap; none is no error."""
@@ -150,6 +128,8 @@ class Bitmaps:
     async def sweep(self) -> None:
         """Remove the bitmaps and exports of this process and of those that are no more."""
         await self._exports.sweep()
+        for copy in await left_copies(self.qmp):
+            await self.qmp.execute("blockdev-del", node_name=copy)
         for name in (await self.look()).bitmaps:
             if name in self._pair or is_left_over(name):
                 await self.remove(name)
@@ -161,16 +141,3 @@ class Bitmaps:
             for name in (await self.look()).bitmaps
             if _OURS.fullmatch(name) and name not in self._pair and not is_left_over(name)
         ]
-
-
-async def _read(client: NbdClient, context: str, size: int, block_size: int) -> DirtyMap:
-    found = DirtyMap(size, block_size)
-    async for status in client.statuses(context, 0, min(size, client.export.size)):
-        _mark(found, status)
-    return found
-
-
-def _mark(found: DirtyMap, status: Status) -> None:
-    ends = status.offset + np.cumsum(status.lengths)
-    dirty = (status.flags & 1).astype(bool)
-    found.mark_runs((ends - status.lengths)[dirty], status.lengths[dirty])

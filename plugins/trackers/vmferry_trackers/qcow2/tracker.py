@@ -15,7 +15,6 @@ from vmferry.dirtymap import DirtyMap
 from vmferry.errors import TrackerError
 from vmferry_support.nbd import NbdError
 from vmferry_support.outlast import finished, outlast
-from vmferry_support.qemu_exports import our_name
 from vmferry_support.qemu_nodes import Node, NodeMissing
 from vmferry_support.qmp import Qmp, QmpError, QmpLost
 from vmferry_trackers.qcow2.bitmaps import Bitmaps
@@ -68,7 +67,6 @@ class Qcow2Tracker(Tracker[Qcow2TrackerOptions]):
 
     async def _judge(self, disk: Disk, bitmaps: Bitmaps) -> list[Finding]:
         found = []
-        await bitmaps.check()
         reason = _unfit(disk, await bitmaps.look())
         if reason:
             found.append(Finding.error("qcow2-unfit", reason))
@@ -98,7 +96,6 @@ class Qcow2Tracker(Tracker[Qcow2TrackerOptions]):
         return self._block_size
 
     async def _begin(self, disk: Disk, bitmaps: Bitmaps) -> None:
-        await bitmaps.check()
         if reason := _unfit(disk, await bitmaps.look()):
             raise TrackerError(reason)
         if others := await bitmaps.others():
@@ -112,12 +109,7 @@ class Qcow2Tracker(Tracker[Qcow2TrackerOptions]):
         base = (await bitmaps.look()).bitmaps.get(self.options.base)
         if base is None or base.inconsistent or not base.recording:
             return DirtyMap.full(disk.size, self._block_size)
-        copy = our_name("base")
-        await bitmaps.snapshot(base.name, copy, base.granularity)
-        try:
-            return await bitmaps.read(copy, disk.size, self._block_size)
-        finally:
-            await finished(bitmaps.remove(copy))
+        return await bitmaps.read(base.name, base.granularity, disk.size, self._block_size)
 
     async def harvest(self) -> DirtyMap:
         """Take a snapshot and what it holds; everything, if the bitmap was lost meanwhile."""
@@ -147,7 +139,7 @@ class Qcow2Tracker(Tracker[Qcow2TrackerOptions]):
         await bitmaps.gather(node)
         recorded = await bitmaps.swap(self._block_size)
         try:
-            dirty = await bitmaps.read(recorded, disk.size, self._block_size)
+            dirty = await bitmaps.read(recorded, self._block_size, disk.size, self._block_size)
         except BaseException:
             with suppress(QmpError):
                 await bitmaps.take_back(recorded)
