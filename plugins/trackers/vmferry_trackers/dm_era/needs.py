@@ -123,4 +123,5 @@ def _space(state_dir: Path, room: int) -> list[Finding]:
     if free >= room:
         return []
     text = f"{folder} has {format_size(free)} free; the era metadata takes {format_size(room)}"
-    return [Finding.error("dm-era-space", text, "choose another folder by the option state_dir")]
+    remedy = "choose another folder by the option state_dir, one on a disk if memory is short"
+    return [Finding.error("dm-era-space", text, remedy)]

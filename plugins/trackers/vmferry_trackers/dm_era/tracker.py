@@ -40,8 +40,12 @@ class DmEraOptions(Options, frozen=True, kw_only=True):
 
     state_dir: Annotated[
         str,
-        msgspec.Meta(min_length=1, description="folder for the file with the era metadata"),
-    ] = "/var/lib/vmferry/dm-era"
+        msgspec.Meta(
+            min_length=1,
+            description="folder for the file with the era metadata, which is flushed at the first "
+            "write to a block in each round: best in memory",
+        ),
+    ] = "/run/vmferry/dm-era"
     max_metadata: Annotated[
         int,
         msgspec.Meta(
