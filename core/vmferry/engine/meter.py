@@ -49,7 +49,11 @@ class Meter:
         self._refresh: dict[str, Callable[[Gauge], None]] = {}
 
     def enter(self, phase: Phase) -> None:
-        """A phase begins: its predecessor's time is noted, its gauges go."""
+        """A phase begins: its predecessor's time is noted, its gauges are told of and go.
+
+        So a phase that is shorter than the time between reports has one, too.
+        """
+        self.report()
         now = asyncio.get_running_loop().time()
         if self._since:
             self.seconds[self.phase] = self.seconds.get(self.phase, 0.0) + now - self._since
