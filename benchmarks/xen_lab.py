@@ -62,6 +62,7 @@ def _alone(host: Host) -> Iterator[None]:
     finally:
         for each in others:
             each.machine.monitor("cont")
+            each.set_clock()
 
 
 def _say(**facts: object) -> None:
@@ -89,6 +90,7 @@ def downtime(rates: tuple[str, ...], sizes: tuple[int, ...], runs: int, tracker:
 def _start(ferry: Ferry, rate: str, size: int) -> None:
     ferry.guest(size=size, rate=rate, prefill=8)
     time.sleep(SETTLE)
+    ferry.set_clocks()
     ferry.here.order(ferry.name, "reset")
 
 

@@ -60,6 +60,11 @@ class Ferry:
         """Guests of the destination."""
         return self.destination.guests
 
+    def set_clocks(self) -> None:
+        """Have both hosts agree on the time, so that the guest can tell its downtime."""
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(Host.set_clock, (self.source, self.destination)))
+
     def guest(
         self,
         disks: int = 1,

@@ -14,6 +14,12 @@ from vmferry_lab.ssh import Ssh
 
 __all__ = ["Host"]
 
+_CLOCK = """\
+rtc=/sys/class/rtc/rtc0/since_epoch
+read -r then < $rtc
+while read -r now < $rtc && [ "$now" = "$then" ]; do :; done
+date -s "@$now"
+"""
 _ENDS = ("Kernel panic", "Panic on CPU", "You are in emergency mode")
 
 
@@ -42,6 +48,14 @@ class Host:
     def get(self, there: str, here: Path) -> None:
         """Copy a file from the host."""
         self.ssh.get(there, here)
+
+    def set_clock(self) -> None:
+        """Set the host's clock, and with it Xen's, by the emulated RTC, which follows ours.
+
+        Emulated hosts run behind, and one that was halted by as much. A guest that arrives takes
+        the difference of both hosts' clocks for time in which it was suspended.
+        """
+        self.run(_CLOCK)
 
     def wait(self, *, timeout: float) -> None:
         """Wait until the host runs commands.

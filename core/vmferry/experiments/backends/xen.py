@@ -157,6 +157,7 @@ class _XenRun:
     def _settle(self, ferry: Any) -> None:
         """Let the guest run, and forget how long it stood still until now."""
         time.sleep(self.spec.before)
+        ferry.set_clocks()
         self.here.guests.order(ferry.name, "reset")
 
     def _by_xl(self, ferry: Any) -> None:
