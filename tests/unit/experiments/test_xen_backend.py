@@ -70,6 +70,9 @@ class Ferry:
     def serve(self, *words: str) -> None:
         self.said.append(("serve", words))
 
+    def set_clocks(self) -> None:
+        self.said.append(("clocks",))
+
     def listening(self) -> None:
         self.said.append(("listening",))
 
@@ -122,6 +125,7 @@ async def test_vmferry_moves_a_guest_over_a_shaped_lan(lab: Lab) -> None:
     assert ("hosta", netem) in lab.said
     assert ("hostb", netem) in lab.said
     (run,) = [one for one in lab.said if one[0] == "run"]
+    assert lab.said.index(("clocks",)) < lab.said.index(run)
     assert run[1] == "blkback"
     assert run[2][:2] == ("--block-size", "8192")
     assert [one[0] for one in lab.said][-3:] == ["hosta", "hostb", "close"]
@@ -145,6 +149,7 @@ async def test_xl_moves_it_on_shared_storage(lab: Lab) -> None:
     assert start[2]["rate"] == "max"
     moved = lab.said.index(("hosta", "xl migrate ferry-1 hostb"))
     assert lab.said[moved - 1] == ("hosta", "reset"), "the guest's boot is no downtime"
+    assert lab.said[moved - 2] == ("clocks",)
     assert lab.said[-2:] == [("close",), ("unshare", "ferry-1")]
     assert result.figures["total"] is not None
     assert not [one for one in lab.said if "tc qdisc" in str(one)]
