@@ -59,6 +59,7 @@ class Domains:
         self,
         name: str,
         disks: Sequence[str],
+        /,
         *,
         memory: int = 128,
         network: bool = False,
