@@ -12,6 +12,7 @@ from vmferry.api.volume import Access
 from vmferry.dirtymap import DirtyMap
 from vmferry.errors import TrackerError, VolumeError
 from vmferry_support.nbd import NbdClient
+from vmferry_trackers.qcow2.copies import sweep_copies
 from vmferry_trackers.qcow2.options import Qcow2TrackerOptions
 from vmferry_trackers.qcow2.tracker import Qcow2Tracker
 from vmferry_volumes.qemu.driver import QemuDriver
@@ -114,6 +115,15 @@ async def test_what_a_dead_process_left_is_removed(qemu, tracker):
     assert not await qemu.exports()
     nodes = await qemu.qmp.execute("query-named-block-nodes", flat=True)
     assert not [node for node in nodes if node["node-name"].startswith("vmferry-")]
+
+
+@pytest.mark.parametrize("form", ["raw"])
+async def test_copies_of_a_dead_process_may_be_removed_by_two_at_once(qemu):
+    left = f"vmferry-{DEAD}-copy-1"
+    await qemu.qmp.execute("blockdev-add", driver="null-co", node_name=left, size=SIZE)
+    await asyncio.gather(sweep_copies(qemu.qmp), sweep_copies(qemu.qmp))
+    nodes = await qemu.qmp.execute("query-named-block-nodes", flat=True)
+    assert left not in [node["node-name"] for node in nodes]
 
 
 async def test_tracked_by_a_living_process(qemu, tracker):

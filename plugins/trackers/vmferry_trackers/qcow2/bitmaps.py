@@ -16,7 +16,7 @@ from vmferry_support.outlast import finished
 from vmferry_support.qemu_exports import QemuExports, is_left_over, our_name
 from vmferry_support.qemu_nodes import Node, find_node
 from vmferry_support.qmp import Qmp, QmpRefused
-from vmferry_trackers.qcow2.copies import BitmapCopy, left_copies
+from vmferry_trackers.qcow2.copies import BitmapCopy, sweep_copies
 
 __all__ = ["Bitmaps"]
 
@@ -126,10 +126,9 @@ class Bitmaps:
         await self.qmp.execute("transaction", actions=[], timeout=timeout)
 
     async def sweep(self) -> None:
-        """Remove the bitmaps and exports of this process and of those that are no more."""
+        """Remove our bitmaps, and what processes left that are no more."""
         await self._exports.sweep()
-        for copy in await left_copies(self.qmp):
-            await self.qmp.execute("blockdev-del", node_name=copy)
+        await sweep_copies(self.qmp)
         for name in (await self.look()).bitmaps:
             if name in self._pair or is_left_over(name):
                 await self.remove(name)

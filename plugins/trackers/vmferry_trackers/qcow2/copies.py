@@ -18,7 +18,7 @@ from vmferry_support.nbd import NbdClient, NbdRefused, Status, dirty_bitmap
 from vmferry_support.qemu_exports import QemuExports, is_left_over, our_name
 from vmferry_support.qmp import Qmp, QmpRefused
 
-__all__ = ["BitmapCopy", "left_copies"]
+__all__ = ["BitmapCopy", "sweep_copies"]
 
 _NAME = re.compile(r"vmferry-\d+-copy-\d+")
 _count = itertools.count(1)
@@ -43,13 +43,18 @@ class BitmapCopy:
         await self._qmp.execute(
             "blockdev-add", driver="null-co", node_name=self._name, size=self._size
         )
-        added = {"node": self._name, "name": self._name, "granularity": granularity}
+        added = {
+            "node": self._name,
+            "name": self._name,
+            "granularity": granularity,
+            "disabled": True,
+        }
         source = {"node": node, "name": bitmap}
         merge = {"node": self._name, "target": self._name, "bitmaps": [source]}
         await self._qmp.execute(
             "transaction",
             actions=[
-                {"type": "block-dirty-bitmap-add", "data": {**added, "disabled": True}},
+                {"type": "block-dirty-bitmap-add", "data": added},
                 {"type": "block-dirty-bitmap-merge", "data": merge},
             ],
         )
@@ -76,11 +81,7 @@ class BitmapCopy:
 
     async def remove(self) -> None:
         """Remove the node; none is no error."""
-        try:
-            await self._qmp.execute("blockdev-del", node_name=self._name)
-        except QmpRefused:
-            if self._name in await _copies(self._qmp):
-                raise
+        await _remove(self._qmp, self._name)
 
 
 def _mark(found: DirtyMap, status: Status) -> None:
@@ -95,6 +96,16 @@ async def _copies(qmp: Qmp) -> list[str]:
     return [name for name in names if _NAME.fullmatch(name)]
 
 
-async def left_copies(qmp: Qmp) -> list[str]:
-    """Nodes of such copies that processes left which are no more."""
-    return [name for name in await _copies(qmp) if is_left_over(name)]
+async def _remove(qmp: Qmp, name: str) -> None:
+    try:
+        await qmp.execute("blockdev-del", node_name=name)
+    except QmpRefused:
+        if name in await _copies(qmp):
+            raise
+
+
+async def sweep_copies(qmp: Qmp) -> None:
+    """Remove the copies that processes left which are no more, also while others do so."""
+    for name in await _copies(qmp):
+        if is_left_over(name):
+            await _remove(qmp, name)
