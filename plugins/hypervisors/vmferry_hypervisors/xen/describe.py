@@ -39,6 +39,11 @@ class Backend(NamedTuple):
         return parts[parts.index("backend") + 1] if "backend" in parts[:-1] else ""
 
     @property
+    def read_only(self) -> bool:
+        """Whether the guest cannot write it."""
+        return self.fields.get("mode", "w") != "w"
+
+    @property
     def devno(self) -> str:
         """``major:minor`` of the device behind it, decimal; ``""`` if there is none."""
         try:
@@ -84,7 +89,6 @@ async def describe_disk(backend: Backend) -> Disk:
     for QEMU they are those of ``Qdisk``.
     """
     facts = {"backend": backend.path, "kind": backend.kind}
-    read_only = backend.fields.get("mode", "w") != "w"
     if backend.kind == "qdisk":
         return _served_by_qemu(backend, facts)
     if not backend.devno:
@@ -93,7 +97,7 @@ async def describe_disk(backend: Backend) -> Disk:
             size=_front_size(backend),
             location=backend.fields.get("params", ""),
             tracker="blkback",
-            read_only=read_only,
+            read_only=backend.read_only,
             facts=facts,
         )
     device = await asyncio.to_thread(block_device, backend.devno)
@@ -103,7 +107,7 @@ async def describe_disk(backend: Backend) -> Disk:
         sector_size=device.sector_size,
         location=await plain_location(device),
         tracker="blkback",
-        read_only=read_only,
+        read_only=backend.read_only,
         facts=facts | _facts_of(device),
     )
 
@@ -117,7 +121,7 @@ def _served_by_qemu(backend: Backend, facts: dict[str, str]) -> Disk:
         sector_size=int(sector) if sector.isdigit() else 512,
         location=served.location,
         tracker="qcow2",
-        read_only=backend.fields.get("mode", "w") != "w",
+        read_only=backend.read_only,
         facts=facts | served.facts,
     )
 
