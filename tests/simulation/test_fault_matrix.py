@@ -37,28 +37,28 @@ def test_every_message_is_in_the_matrix():
     assert reached == known
 
 
-def first_of(blow, host):
-    """Begin elsewhere for each fault and host, so that together they are at every step."""
-    return (list(Blow).index(blow) + 2 * (host == DESTINATION)) % STRIDE
+def every(blow, host):
+    return [cell for cell in cells() if (cell.blow, cell.host) == (blow, host)]
 
 
-def test_every_step_is_tried_with_some_fault_at_each_host():
-    for host in (SOURCE, DESTINATION):
-        at_host = [cell for cell in cells() if cell.host == host]
-        tried = set()
-        for blow in Blow:
-            chosen = [cell for cell in at_host if cell.blow == blow]
-            tried |= {(cell.course, cell.step) for cell in chosen[first_of(blow, host) :: STRIDE]}
-        assert tried == {(cell.course, cell.step) for cell in at_host}
+def sample(blow, host):
+    """One in ``STRIDE``, others for each fault and host: together they are at every step."""
+    first = (list(Blow).index(blow) + 2 * (host == DESTINATION)) % STRIDE
+    return every(blow, host)[first::STRIDE]
+
+
+@pytest.mark.parametrize("host", [SOURCE, DESTINATION])
+def test_every_step_is_tried_with_some_fault_at_each_host(host):
+    tried = {(cell.course, cell.step) for blow in Blow for cell in sample(blow, host)}
+    assert tried == {(cell.course, cell.step) for cell in cells() if cell.host == host}
 
 
 @pytest.mark.parametrize("host", [SOURCE, DESTINATION])
 @pytest.mark.parametrize("blow", Blow)
 def test_nothing_is_lost_and_one_host_runs_the_guest_whatever_happens_when(blow, host):
     failed = []
-    chosen = [cell for cell in cells() if (cell.blow, cell.host) == (blow, host)]
-    assert len(chosen) > 40
-    for cell in chosen[first_of(blow, host) :: STRIDE]:
+    assert len(every(blow, host)) > 40
+    for cell in sample(blow, host):
         if (outcome := play(cell)).violations:
             failed.append(outcome.story())
     assert not failed, "\n\n".join(failed)
