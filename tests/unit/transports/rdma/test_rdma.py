@@ -143,13 +143,19 @@ class TestEnds:
             f"    address = Address.parse({str(listener.address)!r})\n"
             "    near = await RdmaTransport().connect(address, lanes=2, limits=Limits())\n"
             "    await near.lanes[1].send(b'last', bytes(1 << 20))\n"
+            "    os.read(0, 1)  # accepted: one that dies before that is no connection\n"
             "    os.kill(os.getpid(), 9)\n"
             "asyncio.run(main())\n"
         )
-        process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, stdin=asyncio.subprocess.PIPE
+        )
+        assert process.stdin is not None
         try:
             async with asyncio.timeout(60):
                 far = await listener.accept()
+                process.stdin.write(b"!")
+                await process.wait()
                 frame = await far.lanes[1].receive()
                 assert len(frame.payload) == MIB
             for lane in far.lanes:
