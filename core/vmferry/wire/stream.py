@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from vmferry.errors import ConnectionLost, ProtocolError
 from vmferry.wire.codec import encode
 from vmferry.wire.digests import check_digest, digest_of
 from vmferry.wire.link import Link, Payload
-from vmferry.wire.messages import Stream
+from vmferry.wire.messages import Message, Stream, Taken
+from vmferry.wire.window import LEAST, STEP, Window
 
 __all__ = ["LinkStream"]
 
-PIECE = 1 << 20
+PIECE = LEAST // 2
+"""Bytes: with what the receiver has taken and not told of, less than ``STEP``, it always fits."""
 
 
 def _head(piece: Payload) -> bytes:
@@ -20,7 +23,10 @@ def _head(piece: Payload) -> bytes:
 
 
 class LinkStream:
-    """A ``vmferry.api.ByteStream``.
+    """A ``vmferry.api.ByteStream``: the only one of its link.
+
+    Each side says on the control lane what it has taken of the other's bytes, and sends no more
+    than its ``Window`` allows.
 
     Args:
         link: whose stream lane is used.
@@ -32,7 +38,10 @@ class LinkStream:
         self._link, self._allow = link, allow
         self._rest = memoryview(b"")
         self._ended = self._closed = False
+        self._window = Window(asyncio.get_running_loop().time)
+        self._given = self._told = 0
         self.sent = 0
+        link.on(Taken, self._taken)
 
     async def write(self, data: bytes | memoryview) -> None:
         """Send all of ``data``."""
@@ -42,14 +51,28 @@ class LinkStream:
         for start in range(0, len(view), PIECE):
             piece = view[start : start + PIECE]
             await self._allow(len(piece))
+            if not self._window.fits(len(piece)):
+                await self._link.guard(self._window.wait(len(piece)))
+            self._window.sent(len(piece))
             await self._link.stream_lane.send(_head(piece), piece)
             self.sent += len(piece)
 
+    def _taken(self, message: Message, _: Payload) -> None:
+        assert isinstance(message, Taken)
+        self._window.taken(message.total)
+
     async def read(self, limit: int = PIECE) -> bytes | memoryview:
-        """Return some bytes, at most ``limit``; empty at the end."""
+        """Return some bytes, at most ``limit``; empty at the end.
+
+        Those returned before count as taken.
+        """
+        if self._given - self._told >= STEP:
+            self._told = self._given
+            await self._link.send(Taken(total=self._told))
         while not self._rest and not self._ended:
             self._take(await self._link.receive_on(self._link.stream_lane))
         piece, self._rest = self._rest[:limit], self._rest[limit:]
+        self._given += len(piece)
         return piece
 
     def _take(self, received: tuple[object, Payload] | None) -> None:

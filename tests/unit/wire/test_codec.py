@@ -34,6 +34,7 @@ ONE_OF_EACH: dict[type[Message], Message] = {
         messages.Barrier(serial=7, durable=True),
         messages.Reached(serial=7),
         messages.Stream(digest=b"d" * 32),
+        messages.Taken(total=1 << 40),
         messages.Suspended(),
         messages.PendingMap(disk=1, block_size=4096, total=100, offset=0, digest=b"d" * 32),
         messages.Ready(epoch=3),

@@ -27,9 +27,14 @@ from vmferry.wire.messages import (
 )
 from vmferry.wire.stream import LinkStream
 from vmferry.wire.tasks import together, until
+from vmferry.wire.window import LEAST
 from vmferry_transports.memory import MemoryTransport
 
 Pair = tuple[Connection, Connection]
+
+
+async def at_once(_: int) -> None:
+    """No limit."""
 
 
 @pytest.fixture
@@ -181,6 +186,28 @@ async def test_the_stream_carries_bytes_both_ways(connections: Pair) -> None:
         assert got == data
         assert allowed == len(data) + 6
         assert await right.read() == b""
+
+
+async def test_a_stream_nobody_takes_is_held_back_and_goes_on(connections: Pair) -> None:
+    async with Link(connections[0]) as one, Link(connections[1]) as other:
+        left, right = LinkStream(one, at_once), LinkStream(other, at_once)
+        sending = asyncio.ensure_future(left.write(bytes(64 * LEAST)))
+        await asyncio.sleep(0.1)
+        assert left.sent <= LEAST
+        taken = 0
+        while taken < 64 * LEAST:
+            taken += len(await right.read())
+        await asyncio.wait_for(sending, 10)
+
+
+async def test_a_stream_that_is_held_back_ends_with_the_link(connections: Pair) -> None:
+    with pytest.raises(ConnectionLost):
+        async with Link(connections[0]) as link:
+            sending = asyncio.ensure_future(LinkStream(link, at_once).write(bytes(2 * LEAST)))
+            await asyncio.sleep(0.1)
+            assert not sending.done()
+            connections[1].abort()
+            await sending
 
 
 async def test_a_foreign_message_on_the_stream_lane_is_refused(connections: Pair) -> None:

@@ -10,7 +10,7 @@ The dialogue (source on the left), with the control lane's messages in capitals 
     Hello ->            <- Welcome            versions, codecs; on a fresh connection
     Offer ->            <- Accepted | Refused  the guest; destination checks and reserves
     Extent*, Barrier -> <- Reached            PUSH, per round, on the bulk lanes
-    Stream* <->                               memory, on the stream lane
+    Stream* <->         <-> Taken*            memory, on the stream lane
     Suspended ->                              STOP
     PendingMap* ->      <- Ready              bitmaps over, stored; guest complete and paused
     Go ->               <- Running            the commit
@@ -43,6 +43,7 @@ from vmferry.wire.messages.data import (
     Reached,
     Stream,
     Suspended,
+    Taken,
 )
 from vmferry.wire.messages.fields import (
     MAX_EPOCH,
@@ -96,6 +97,7 @@ __all__ = [
     "Running",
     "Stream",
     "Suspended",
+    "Taken",
     "Welcome",
     "Withdraw",
 ]
@@ -110,6 +112,7 @@ MESSAGES: tuple[type[Message], ...] = (
     Barrier,
     Reached,
     Stream,
+    Taken,
     Suspended,
     PendingMap,
     Ready,

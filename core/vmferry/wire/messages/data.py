@@ -20,6 +20,7 @@ __all__ = [
     "Reached",
     "Stream",
     "Suspended",
+    "Taken",
 ]
 
 
@@ -71,6 +72,17 @@ class Stream(Message, frozen=True, kw_only=True):
     """
 
     digest: Digest
+
+
+class Taken(Message, frozen=True, kw_only=True):
+    """So much of the stream has been handed on where it was to go; see ``vmferry.wire.window``.
+
+    Attributes:
+        total: bytes since the beginning, without heads.
+
+    """
+
+    total: Count
 
 
 class Suspended(Message, frozen=True, kw_only=True):
