@@ -16,7 +16,7 @@ import msgspec
 
 from vmferry.api.findings import Finding, Severity
 from vmferry.api.hooks import Phase, Summary
-from vmferry.api.hypervisor import Arrival
+from vmferry.api.hypervisor import Arrival, Hypervisor
 from vmferry.dirtymap import DirtyMap
 from vmferry.engine.arrivals import DestinationDisk, prepare_disks, undo
 from vmferry.engine.attaching import is_loss
@@ -74,6 +74,7 @@ class DestinationJob:
         self._meter = Meter(job, "destination", services.hooks)
         self._disks: Sequence[DestinationDisk] = ()
         self._arrival: Arrival | None = None
+        self._hypervisor: Hypervisor[Any] | None = None
         self._pending = self._epoch = 0
         self._offer: Offer | None = None
         self._unwanted = self._has_data = self._stored = self._unsure = False
@@ -209,8 +210,7 @@ class DestinationJob:
             raise ProtocolError("Offer: block_sizes and the guest's disks differ in number")
         findings = await self._pool.check(guest, self._services.registry)
         try:
-            hypervisor = self._services.registry.hypervisor(guest.hypervisor)
-            findings += await hypervisor.check_arrival(guest)
+            findings += await self._hypervisor_of(offer).check_arrival(guest)
         except InputError as error:
             findings.append(Finding.error("hypervisor", str(error)))
         return findings
@@ -244,11 +244,16 @@ class DestinationJob:
         return await self._receive(link, offer, arrival)
 
     async def _arrive(self, link: Link, offer: Offer) -> Arrival:
-        hypervisor = self._services.registry.hypervisor(offer.guest.hypervisor)
         arriving = [disk.arriving for disk in self._disks]
         stream = LinkStream(link, _unlimited)
-        self._arrival = await hypervisor.arrive(offer.guest, arriving, stream)
+        self._arrival = await self._hypervisor_of(offer).arrive(offer.guest, arriving, stream)
         return self._arrival
+
+    def _hypervisor_of(self, offer: Offer) -> Hypervisor[Any]:
+        """The same for the whole job: making one takes milliseconds, in STOP of the downtime."""
+        if self._hypervisor is None:
+            self._hypervisor = self._services.registry.hypervisor(offer.guest.hypervisor)
+        return self._hypervisor
 
     async def _receive(self, link: Link, offer: Offer, arrival: Arrival) -> Stay:
         began = await self._push_and_stop(link, offer, arrival)
@@ -261,7 +266,7 @@ class DestinationJob:
             services=self._services,
             meter=self._meter,
             disks=self._disks,
-            hypervisor=self._services.registry.hypervisor(offer.guest.hypervisor),
+            hypervisor=self._hypervisor_of(offer),
             arrival=arrival,
             suspended=began,
             pending=self._pending,
