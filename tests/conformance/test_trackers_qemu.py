@@ -20,7 +20,7 @@ from vmferry.units import MIB
 from vmferry_hypervisors.process import nbd
 from vmferry_support.commands import run
 from vmferry_support.nbd import NbdClient
-from vmferry_support.qmp import Qmp, QmpError, awaited_socket
+from vmferry_support.qmp import Qmp, QmpError, QmpRefused, awaited_socket
 from vmferry_trackers.qcow2.tracker import Qcow2Tracker
 
 pytestmark = [
@@ -120,8 +120,9 @@ class DaemonRig(TrackerRig):
     async def lose_track(self) -> bool:
         async with await Qmp.connect(str(self._monitor)) as qmp:
             nodes = await qmp.execute("query-named-block-nodes", flat=True)
-            for node in nodes:
-                for bitmap in node.get("dirty-bitmaps", []):
+            (top,) = [node for node in nodes if node["node-name"] == "top"]
+            for bitmap in top.get("dirty-bitmaps", []):
+                with suppress(QmpRefused):  # the tracker may be removing it
                     await qmp.execute("block-dirty-bitmap-remove", node="top", name=bitmap["name"])
         return True
 

@@ -15,12 +15,13 @@ class NodeMissing(QmpError):
     """There is no node of that name."""
 
 
-class Bitmap(msgspec.Struct, frozen=True):
+class Bitmap(msgspec.Struct, frozen=True, kw_only=True):
     """A dirty bitmap; see docs/interop/bitmaps.rst of QEMU.
 
     Attributes:
         granularity: bytes of a bit.
         recording: writes are marked in it.
+        count: bytes that are marked.
         busy: in use by an export or a job; it can be neither changed nor removed.
         persistent: it is stored in the image when QEMU ends.
         inconsistent: QEMU did not end in good order; it can only be removed.
@@ -30,6 +31,7 @@ class Bitmap(msgspec.Struct, frozen=True):
     name: str = ""
     granularity: int = 0
     recording: bool = False
+    count: int
     busy: bool = False
     persistent: bool = False
     inconsistent: bool = False

@@ -161,6 +161,17 @@ async def test_a_failed_harvest_forgets_nothing(qemu, tracker):
     assert await tracker.harvest() == blocks(0, 2, 16)
 
 
+async def test_a_round_without_writes_needs_no_export(qemu, tracker):
+    """None could be had, since the server is another's."""
+    await tracker.start(qemu.disk, 4096)
+    address = {"type": "unix", "data": {"path": str(qemu.folder / "users")}}
+    await qemu.qmp.execute("nbd-server-start", addr=address)
+    assert not await tracker.harvest()
+    await qemu.io("write 4k 4k")
+    await qemu.qmp.execute("nbd-server-stop")
+    assert await tracker.harvest() == blocks(1)
+
+
 async def test_a_round_left_in_the_middle(qemu, tracker):
     """Neither merged nor removed: the next harvest finds it."""
     await tracker.start(qemu.disk, 4096)

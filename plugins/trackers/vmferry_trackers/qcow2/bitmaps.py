@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 
 from vmferry.dirtymap import DirtyMap
-from vmferry_support.outlast import finished
+from vmferry_support.outlast import Chores
 from vmferry_support.qemu_exports import QemuExports, is_left_over, our_name
 from vmferry_support.qemu_nodes import Node, find_node
 from vmferry_support.qmp import Qmp, QmpRefused
@@ -26,6 +26,8 @@ _OURS = re.compile(r"vmferry-\d+-dirty-[ab]")
 class Bitmaps:
     """Ours, on the node ``node``; every failure is a ``QmpError`` or ``NbdError``.
 
+    What is read leaves things to remove: ``settle`` before the next round.
+
     Attributes:
         live: the one that records.
 
@@ -36,6 +38,7 @@ class Bitmaps:
         self._exports = QemuExports(qmp, server)
         self._pair = our_name("dirty-a"), our_name("dirty-b")
         self.live = self._pair[0]
+        self._chores = Chores()
 
     async def look(self) -> Node:
         """The node as it is."""
@@ -111,7 +114,22 @@ class Bitmaps:
             await copy.take(self.node, name, granularity)
             return await copy.read(block_size)
         finally:
-            await finished(copy.remove())
+            self._chores.add(copy.remove())
+
+    async def read_recorded(self, name: str, granularity: int, size: int) -> DirtyMap:
+        """As ``read``, of one that records no more; nothing but a question if nothing is marked."""
+        bitmap = (await self.look()).bitmaps.get(name)
+        if bitmap is not None and not bitmap.count:
+            return DirtyMap(size, granularity)
+        return await self.read(name, granularity, size, granularity)
+
+    def remove_later(self, name: str) -> None:
+        """As ``remove``, but nobody waits for it before ``settle``."""
+        self._chores.add(self.remove(name))
+
+    async def settle(self) -> None:
+        """Return when what was left to remove is removed, also when cancelled meanwhile."""
+        await self._chores.done()
 
     async def remove(self, name: str) -> None:
         """Remove a bitmap; none is no error."""

@@ -37,6 +37,7 @@ class BitmapCopy:
     def __init__(self, qmp: Qmp, exports: QemuExports, size: int) -> None:
         self._qmp, self._exports, self._size = qmp, exports, size
         self._name = our_name(f"copy-{next(_count)}")
+        self._export = ""
 
     async def take(self, node: str, bitmap: str, granularity: int) -> None:
         """Copy ``bitmap`` of ``node``, whether or not it records."""
@@ -62,16 +63,14 @@ class BitmapCopy:
     async def read(self, block_size: int) -> DirtyMap:
         """What the copy holds, in blocks of ``block_size``: dirty where any part is."""
         export = await self._exports.add(self._name, "dirty", [self._name], ours=True)
+        self._export = export.name
         context = dirty_bitmap(self._name)
-        try:
-            async with await NbdClient.connect(
-                export.socket, export.name, contexts=[context]
-            ) as client:
-                if context not in client.export.contexts:
-                    raise NbdRefused(f"export {export.name!r} does not show its bitmap")
-                return await self._statuses(client, context, block_size)
-        finally:
-            await self._exports.remove(export.name)
+        async with await NbdClient.connect(
+            export.socket, export.name, contexts=[context]
+        ) as client:
+            if context not in client.export.contexts:
+                raise NbdRefused(f"export {export.name!r} does not show its bitmap")
+            return await self._statuses(client, context, block_size)
 
     async def _statuses(self, client: NbdClient, context: str, block_size: int) -> DirtyMap:
         found = DirtyMap(self._size, block_size)
@@ -80,7 +79,9 @@ class BitmapCopy:
         return found
 
     async def remove(self) -> None:
-        """Remove the node; none is no error."""
+        """Remove the export and the node; none is no error."""
+        if self._export:
+            await self._exports.remove(self._export)
         await _remove(self._qmp, self._name)
 
 

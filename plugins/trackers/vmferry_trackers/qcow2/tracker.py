@@ -132,6 +132,7 @@ class Qcow2Tracker(Tracker[Qcow2TrackerOptions]):
 
         What fails on the way is mended by the next round.
         """
+        await bitmaps.settle()
         node = await bitmaps.look()
         if not bitmaps.find_live(node, self._block_size):
             await bitmaps.begin_again(node, self._block_size)
@@ -139,16 +140,12 @@ class Qcow2Tracker(Tracker[Qcow2TrackerOptions]):
         await bitmaps.gather(node)
         recorded = await bitmaps.swap(self._block_size)
         try:
-            dirty = await bitmaps.read(recorded, self._block_size, disk.size, self._block_size)
+            dirty = await bitmaps.read_recorded(recorded, self._block_size, disk.size)
         except BaseException:
             with suppress(QmpError):
                 await bitmaps.take_back(recorded)
             raise
-        try:
-            await bitmaps.remove(recorded)
-        except BaseException:
-            self._owe(dirty)
-            raise
+        bitmaps.remove_later(recorded)
         return dirty
 
     def _owe(self, dirty: DirtyMap) -> None:
@@ -173,6 +170,8 @@ class Qcow2Tracker(Tracker[Qcow2TrackerOptions]):
             if bitmaps is None or disk is None:
                 return
             try:
+                with suppress(*_ERRORS):  # what is still there is swept
+                    await bitmaps.settle()
                 await bitmaps.sweep()
             except (QmpLost, NodeMissing):
                 return
