@@ -1,9 +1,9 @@
 """Sending a QEMU guest.
 
-QEMU decides by itself when to stop the guest. It is held back from that by a downtime limit of a
-millisecond until ``suspend`` raises it to what was asked for, so that what the engine has to do
-before the stop happens before the stop. A guest that is idle gets below even that, and is then
-stopped (``pre-switchover``) when ``precopy`` returns.
+QEMU decides by itself when to stop the guest. It is held back from that until ``suspend``, so that
+what the engine has to do before the stop happens before the stop: from 8.1 on by ``ReturnPath``;
+before that only by a downtime limit of a millisecond. A guest that is idle gets below even that,
+and is then stopped (``pre-switchover``) when ``precopy`` returns.
 
 From ``pre-switchover`` on the way back is ``migrate_cancel``; once QEMU says ``completed`` it is
 ``cont``, which is right as long as the destination's guest has not run.
@@ -25,10 +25,12 @@ from vmferry_hypervisors.qemu.migration import FAILED, Migration, raced
 from vmferry_hypervisors.qemu.options import QemuOptions
 from vmferry_hypervisors.qemu.relay import Relay, socket_pair
 from vmferry_hypervisors.qemu.remains import await_exports, quit_qemu
+from vmferry_hypervisors.qemu.returnpath import ReturnPath
 from vmferry_support.qmp import Qmp, QmpError, QmpLost, QmpRefused, QmpTimeout
 
 __all__ = ["QemuDeparture"]
 
+_ACK = "switchover-ack"
 _POLL = 0.02
 _LOOKS = 3
 _SHRINKS, _NO_BETTER = 0.9, 3
@@ -66,7 +68,8 @@ class QemuDeparture(Departure):
         self._progress = MemoryProgress(total=memory, remaining=memory)
         self._migration = Migration(qmp, name, options.timeout)
         ours, self._theirs = socket_pair()
-        self._relay = Relay(ours, stream)
+        self._return = ReturnPath(stream)
+        self._relay = Relay(ours, self._return)
         self._began = self._over = False
         self._last: list[int] = []
         self._rounds: list[int] = []
@@ -76,6 +79,8 @@ class QemuDeparture(Departure):
         wanted = {"events": True, "return-path": True, "pause-before-switchover": True}
         if self._options.auto_converge:
             wanted["auto-converge"] = True
+        if _ACK in await self._migration.known():
+            wanted[_ACK] = True
         limits = {"downtime-limit": _HOLD, "max-bandwidth": self._options.max_bandwidth}
         await self._migration.set(wanted, limits)
         await self._qmp.give_fd(self._fd_name, self._theirs.fileno())
@@ -86,7 +91,7 @@ class QemuDeparture(Departure):
         But for ``events``, which libvirt turns on when it starts a guest, and relies on.
         """
         self._began = True
-        off = dict.fromkeys(("return-path", "pause-before-switchover"), False)
+        off = dict.fromkeys(("return-path", "pause-before-switchover", _ACK), False)
         self._migration.remember(off, {"downtime-limit": 300, "max-bandwidth": 128 << 20})
 
     @property
@@ -103,8 +108,8 @@ class QemuDeparture(Departure):
     async def precopy(self) -> None:
         """Let QEMU send until what is left fits into the downtime limit, or gets no less.
 
-        It gets no less when three rounds did not make it smaller, or after ``max_rounds``. A guest
-        that hardly writes to its memory is stopped by QEMU before this returns.
+        It gets no less when three rounds did not make it smaller, or after ``max_rounds``. A QEMU
+        before 8.1 stops a guest that hardly writes to its memory before this returns.
         """
         await self._begin()
         while True:
@@ -176,6 +181,7 @@ class QemuDeparture(Departure):
             await asyncio.to_thread(self._sync)
             limit = self._options.downtime_limit
             await self._migration.adjust({"downtime-limit": max(1, round(1000 * limit))})
+            self._return.allow()
             await self._stop(1 + 10 * limit)
 
     async def _stop(self, patience: float) -> None:

@@ -54,10 +54,14 @@ class Migration:
         self._events: Listener | None = None
         self.status = "none"
 
+    async def known(self) -> dict[str, bool]:
+        """The capabilities that this QEMU knows, and whether they are on."""
+        listed = await self._qmp.execute("query-migrate-capabilities")
+        return {each["capability"]: each["state"] for each in listed}
+
     async def set(self, capabilities: Mapping[str, bool], parameters: Mapping[str, int]) -> None:
         """Set both, and remember what was before."""
-        before = await self._qmp.execute("query-migrate-capabilities")
-        known = {each["capability"]: each["state"] for each in before}
+        known = await self.known()
         if missing := sorted(set(capabilities) - set(known)):
             raise HypervisorError(f"guest {self._name}: its QEMU cannot do {', '.join(missing)}")
         values = await self._qmp.execute("query-migrate-parameters")
@@ -69,7 +73,7 @@ class Migration:
         await self.adjust(parameters)
 
     def remember(self, capabilities: Mapping[str, bool], parameters: Mapping[str, int]) -> None:
-        """What ``restore`` is to put back, when somebody else has set it."""
+        """What ``restore`` is to put back, as far as QEMU knows it, when somebody else set it."""
         self._capabilities, self._parameters = dict(capabilities), dict(parameters)
 
     async def _set_capabilities(self, states: Mapping[str, bool]) -> None:
@@ -87,7 +91,10 @@ class Migration:
         self.deafen()
         capabilities, self._capabilities = self._capabilities, {}
         parameters, self._parameters = self._parameters, {}
-        await self._set_capabilities(capabilities)
+        known = await self.known() if capabilities else {}
+        await self._set_capabilities(
+            {name: capabilities[name] for name in known & capabilities.keys()}
+        )
         await self.adjust(parameters)
 
     def deafen(self) -> None:
