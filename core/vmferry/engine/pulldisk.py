@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from vmferry.api import BlockIO, Extent, Geometry, Volume
 from vmferry.dirtymap import DirtyMap
 from vmferry.engine.context import InlineWorkers, Workers
+from vmferry.engine.maps import encoded
 from vmferry.engine.pullcopy import LocalCopy, Write
 from vmferry.engine.pullfetch import Fetch, Fetcher, PullStats
 from vmferry.engine.pullsave import MapKeeper, Save
@@ -103,7 +104,7 @@ class PullDisk(BlockIO):
             )
         if self._copy:
             raise RuntimeError("the pending map of a pull disk is given once")
-        await self._save(await self._workers.run(pending.encode))
+        await self._save(await encoded(pending, self._workers))
         self._pending.update(pending)
         self._keeper = MapKeeper(self._volume, self._pending, self._save, self._workers)
         self._copy = LocalCopy(

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable
 from vmferry.api import Volume
 from vmferry.dirtymap import DirtyMap
 from vmferry.engine.context import Workers
+from vmferry.engine.maps import encoded
 from vmferry.engine.outlast import outlast
 from vmferry.errors import VolumeError
 
@@ -118,5 +119,5 @@ class MapKeeper:
             return
         snapshot = self._pending.copy()
         await self._flush_volume()
-        await self._save(await self._workers.run(snapshot.encode))
+        await self._save(await encoded(snapshot, self._workers))
         self._saved, self._saved_writes, self._saved_changes = snapshot, writes, changes

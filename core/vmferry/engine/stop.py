@@ -14,6 +14,7 @@ from vmferry.api.hypervisor import Arrival, Departure
 from vmferry.dirtymap import DirtyMap
 from vmferry.engine.context import Workers
 from vmferry.engine.disks import SourceDisk
+from vmferry.engine.maps import MAX_MAP, decoded, encoded
 from vmferry.errors import ProtocolError
 from vmferry.wire.digests import check_digest, digest_of
 from vmferry.wire.link import Link
@@ -25,24 +26,22 @@ __all__ = ["collect_map", "hand_over", "send_map", "take_over"]
 Shape = tuple[int, int]
 Store = Callable[[Sequence[DirtyMap]], Awaitable[None]]
 _PIECE = 1 << 20
-MAX_MAP = 4 << 30
-"""Most bytes of one encoded map: 64 TiB in 4 KiB blocks need 2 GiB at worst."""
 
 
 async def send_map(link: Link, index: int, pending: DirtyMap, workers: Workers) -> int:
     """Send the map of one disk on the control lane; returns its size in bytes on the wire."""
-    encoded = memoryview(await workers.run(pending.encode))
-    for offset in range(0, len(encoded), _PIECE):
-        piece = encoded[offset : offset + _PIECE]
+    whole = memoryview(await encoded(pending, workers))
+    for offset in range(0, len(whole), _PIECE):
+        piece = whole[offset : offset + _PIECE]
         head = PendingMap(
             disk=index,
             block_size=pending.block_size,
-            total=len(encoded),
+            total=len(whole),
             offset=offset,
             digest=digest_of(piece),
         )
         await link.send(head, piece)
-    return len(encoded)
+    return len(whole)
 
 
 async def collect_map(
@@ -65,16 +64,12 @@ async def collect_map(
             raise ProtocolError(f"PendingMap: total {total} for a disk of {size} bytes")
         check_digest("PendingMap", payload, head.digest)
         parts += payload
-    return await workers.run(_decode, bytes(parts), size, block_size)
+    return await decoded(bytes(parts), size, block_size, workers)
 
 
 def _most_encoded(size: int, block_size: int) -> int:
     """Bytes that no encoding of a map needs: twice its plain bitmap."""
     return 65536 + 2 * (size // block_size // 8 + 32768)
-
-
-def _decode(data: bytes, size: int, block_size: int) -> DirtyMap:
-    return DirtyMap.decode(data, size=size, block_size=block_size, max_bytes=MAX_MAP)
 
 
 def _check_piece(

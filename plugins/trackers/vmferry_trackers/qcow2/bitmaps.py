@@ -24,7 +24,7 @@ _OURS = re.compile(r"vmferry-\d+-dirty-[ab]")
 
 
 class Bitmaps:
-    """Ours, on the node ``node``; every failure is a ``QmpError`` or ``NbdError``.
+    """Ours, on the node ``node`` of ``size`` bytes; every failure is a ``QmpError``, ``NbdError``.
 
     What is read leaves things to remove: ``settle`` before the next round.
 
@@ -33,12 +33,13 @@ class Bitmaps:
 
     """
 
-    def __init__(self, qmp: Qmp, node: str, server: str) -> None:
-        self.qmp, self.node = qmp, node
+    def __init__(self, qmp: Qmp, node: str, size: int, server: str) -> None:
+        self.qmp, self.node, self._size = qmp, node, size
         self._exports = QemuExports(qmp, server)
         self._pair = our_name("dirty-a"), our_name("dirty-b")
         self.live = self._pair[0]
         self._chores = Chores()
+        self._spare: BitmapCopy | None = None
 
     async def look(self) -> Node:
         """The node as it is."""
@@ -79,22 +80,41 @@ class Bitmaps:
         if self._idle in node.bitmaps:
             await self.take_back(self._idle)
 
-    async def swap(self, granularity: int) -> str:
-        """Record in the other one from here on; returns the one that did, now disabled."""
+    async def swap(self, granularity: int) -> tuple[str, BitmapCopy]:
+        """Record in the other one from here on; returns the one that did, now disabled, and a copy.
+
+        The copy is for ``read_recorded``, which removes it.
+        """
         before, after = self.live, self._idle
         added = {"node": self.node, "name": after, "granularity": granularity}
-        await self.qmp.execute(
-            "transaction",
-            actions=[
-                {"type": "block-dirty-bitmap-add", "data": added},
-                {
-                    "type": "block-dirty-bitmap-disable",
-                    "data": {"node": self.node, "name": before},
-                },
-            ],
-        )
+        disabled = {"node": self.node, "name": before}
+        copy = await self._ready_copy()
+        try:
+            await self.qmp.execute(
+                "transaction",
+                actions=[
+                    {"type": "block-dirty-bitmap-add", "data": added},
+                    {"type": "block-dirty-bitmap-disable", "data": disabled},
+                    *copy.taking(self.node, before, granularity),
+                ],
+            )
+        except BaseException:
+            self._chores.add(copy.remove())
+            raise
         self.live = after
-        return before
+        return before, copy
+
+    async def _ready_copy(self) -> BitmapCopy:
+        copy, self._spare = self._spare, None
+        if copy is None:
+            copy = BitmapCopy(self.qmp, self._exports, self._size)
+            await copy.make()
+        return copy
+
+    async def _make_spare(self) -> None:
+        copy = BitmapCopy(self.qmp, self._exports, self._size)
+        await copy.make()
+        self._spare = copy
 
     async def take_back(self, name: str) -> None:
         """Put what ``name`` holds into the one that records, and remove it."""
@@ -107,25 +127,30 @@ class Bitmaps:
     def _idle(self) -> str:
         return self._pair[self.live == self._pair[0]]
 
-    async def read(self, name: str, granularity: int, size: int, block_size: int) -> DirtyMap:
-        """What a bitmap of ``granularity`` holds at the moment, of a disk of ``size`` bytes."""
-        copy = BitmapCopy(self.qmp, self._exports, size)
+    async def read(self, name: str, granularity: int, block_size: int) -> DirtyMap:
+        """What a bitmap of ``granularity`` holds at the moment."""
+        copy = await self._ready_copy()
         try:
-            await copy.take(self.node, name, granularity)
+            actions = copy.taking(self.node, name, granularity)
+            await self.qmp.execute("transaction", actions=actions)
             return await copy.read(block_size)
         finally:
             self._chores.add(copy.remove())
 
-    async def read_recorded(self, name: str, granularity: int, size: int) -> DirtyMap:
-        """As ``read``, of one that records no more; nothing but a question if nothing is marked."""
-        bitmap = (await self.look()).bitmaps.get(name)
-        if bitmap is not None and not bitmap.count:
-            return DirtyMap(size, granularity)
-        return await self.read(name, granularity, size, granularity)
+    async def read_recorded(self, name: str, copy: BitmapCopy, granularity: int) -> DirtyMap:
+        """What ``swap`` has returned holds, which records no more."""
+        try:
+            bitmap = (await self.look()).bitmaps.get(name)
+            if bitmap is not None and not bitmap.count:
+                return DirtyMap(self._size, granularity)
+            return await copy.read(granularity)
+        finally:
+            self._chores.add(copy.remove())
 
-    def remove_later(self, name: str) -> None:
-        """As ``remove``, but nobody waits for it before ``settle``."""
+    def end_round(self, name: str) -> None:
+        """Remove a bitmap that was read, and prepare the next round; ``settle`` waits for it."""
         self._chores.add(self.remove(name))
+        self._chores.add(self._make_spare())
 
     async def settle(self) -> None:
         """Return when what was left to remove is removed, also when cancelled meanwhile."""
@@ -144,7 +169,10 @@ class Bitmaps:
         await self.qmp.execute("transaction", actions=[], timeout=timeout)
 
     async def sweep(self) -> None:
-        """Remove our bitmaps, and what processes left that are no more."""
+        """Remove all of ours, and what processes left that are no more."""
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            await spare.remove()
         await self._exports.sweep()
         await sweep_copies(self.qmp)
         for name in (await self.look()).bitmaps:

@@ -39,11 +39,14 @@ class BitmapCopy:
         self._name = our_name(f"copy-{next(_count)}")
         self._export = ""
 
-    async def take(self, node: str, bitmap: str, granularity: int) -> None:
-        """Copy ``bitmap`` of ``node``, whether or not it records."""
+    async def make(self) -> None:
+        """Make the node."""
         await self._qmp.execute(
             "blockdev-add", driver="null-co", node_name=self._name, size=self._size
         )
+
+    def taking(self, node: str, bitmap: str, granularity: int) -> list[dict[str, object]]:
+        """Actions of a transaction that copy ``bitmap`` of ``node``, whether or not it records."""
         added = {
             "node": self._name,
             "name": self._name,
@@ -52,13 +55,10 @@ class BitmapCopy:
         }
         source = {"node": node, "name": bitmap}
         merge = {"node": self._name, "target": self._name, "bitmaps": [source]}
-        await self._qmp.execute(
-            "transaction",
-            actions=[
-                {"type": "block-dirty-bitmap-add", "data": added},
-                {"type": "block-dirty-bitmap-merge", "data": merge},
-            ],
-        )
+        return [
+            {"type": "block-dirty-bitmap-add", "data": added},
+            {"type": "block-dirty-bitmap-merge", "data": merge},
+        ]
 
     async def read(self, block_size: int) -> DirtyMap:
         """What the copy holds, in blocks of ``block_size``: dirty where any part is."""

@@ -109,7 +109,7 @@ class Qcow2Tracker(Tracker[Qcow2TrackerOptions]):
         base = (await bitmaps.look()).bitmaps.get(self.options.base)
         if base is None or base.inconsistent or not base.recording:
             return DirtyMap.full(disk.size, self._block_size)
-        return await bitmaps.read(base.name, base.granularity, disk.size, self._block_size)
+        return await bitmaps.read(base.name, base.granularity, self._block_size)
 
     async def harvest(self) -> DirtyMap:
         """Take a snapshot and what it holds; everything, if the bitmap was lost meanwhile."""
@@ -138,14 +138,14 @@ class Qcow2Tracker(Tracker[Qcow2TrackerOptions]):
             await bitmaps.begin_again(node, self._block_size)
             return DirtyMap.full(disk.size, self._block_size)
         await bitmaps.gather(node)
-        recorded = await bitmaps.swap(self._block_size)
+        recorded, copy = await bitmaps.swap(self._block_size)
         try:
-            dirty = await bitmaps.read_recorded(recorded, self._block_size, disk.size)
+            dirty = await bitmaps.read_recorded(recorded, copy, self._block_size)
         except BaseException:
             with suppress(QmpError):
                 await bitmaps.take_back(recorded)
             raise
-        bitmaps.remove_later(recorded)
+        bitmaps.end_round(recorded)
         return dirty
 
     def _owe(self, dirty: DirtyMap) -> None:
@@ -190,7 +190,7 @@ class Qcow2Tracker(Tracker[Qcow2TrackerOptions]):
             qmp = await Qmp.connect(disk.facts["qmp"], timeout=self.options.connect_timeout)
         except QmpError as error:
             raise TrackerError(f"disk {disk.name!r}: {error}") from error
-        return Bitmaps(qmp, disk.facts["node"], disk.facts.get("nbd", ""))
+        return Bitmaps(qmp, disk.facts["node"], disk.size, disk.facts.get("nbd", ""))
 
     def _tracked(self) -> tuple[Disk, Bitmaps]:
         if self._disk is None or self._bitmaps is None:
