@@ -289,6 +289,39 @@ async def test_a_cancelled_request_ends_with_its_reply(connect):
     assert not client.lost
 
 
+async def test_a_cancelled_read_in_pieces_ends_with_all_of_them(connect):
+    asked = []
+    server, client = await connect(asked.append)
+    buffer = bytearray(2 * 65536)
+    reading = asyncio.create_task(client.read_into(0, memoryview(buffer)))
+    async with asyncio.timeout(10):
+        while len(asked) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    reading.cancel()
+    for cookie, offset in ((2, 65536), (1, 0)):
+        _, waiting = await asyncio.wait([reading], timeout=0.05)
+        assert waiting
+        server.writer.write(data(cookie, offset, b"a" * 65536))
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert buffer == b"a" * (2 * 65536)
+
+
+async def test_a_read_of_which_a_piece_fails_ends_with_all_of_them(connect):
+    asked = []
+    server, client = await connect(asked.append)
+    reading = asyncio.create_task(read(client, 0, 2 * 65536))
+    async with asyncio.timeout(10):
+        while len(asked) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    server.writer.write(simple(1, errno.EIO))
+    _, waiting = await asyncio.wait([reading], timeout=0.05)
+    assert waiting
+    server.writer.write(data(2, 65536, b"a" * 65536))
+    with pytest.raises(OSError, match="nput/output error"):
+        await reading
+
+
 async def test_loss_ends_what_is_under_way(connect):
     requests = []
 
