@@ -11,6 +11,7 @@ import struct
 __all__ = [
     "UNSUPPORTED",
     "allocate",
+    "begin_writeback",
     "discard_device",
     "punch_hole",
     "sector_size",
@@ -22,11 +23,15 @@ UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY, errno.EIN
 
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 0x01, 0x02, 0x10  # linux/falloc.h
 _BLKSSZGET, _BLKDISCARD = 0x1268, 0x1277  # linux/fs.h
+_WRITE = 2  # SYNC_FILE_RANGE_WRITE, linux/fs.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _call = getattr(_libc, "fallocate64", None) or _libc.fallocate
 _call.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 _call.restype = ctypes.c_int
+_sync_range = getattr(_libc, "sync_file_range", None)
+if _sync_range is not None:
+    _sync_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
 
 
 def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:
@@ -61,6 +66,15 @@ def zero_range(fd: int, offset: int, length: int) -> None:
 def discard_device(fd: int, offset: int, length: int) -> None:
     """Tell a block device that the range is not needed; what it holds then is undefined."""
     fcntl.ioctl(fd, _BLKDISCARD, struct.pack("=QQ", offset, length))
+
+
+def begin_writeback(fd: int, offset: int, length: int) -> None:
+    """Let the kernel begin to write the range out: no promise, and failures are ``fdatasync``'s.
+
+    It waits while the device has too much to do (``sync_file_range(2)``).
+    """
+    if _sync_range is not None:
+        _sync_range(fd, offset, length, _WRITE)
 
 
 def sector_size(fd: int) -> int:

@@ -18,7 +18,7 @@ from vmferry_volumes.transfer import (
     read_direct,
     read_full,
     write_direct,
-    write_full,
+    write_out,
     write_zeroes,
 )
 
@@ -96,7 +96,7 @@ class RawVolume(Volume):
             elif self._disk.direct:
                 await in_thread(write_direct, self._disk.fd, view, offset)
             else:
-                await self._writer.run(write_full, self._disk.fd, view, offset)
+                await self._writer.run(write_out, self._disk.fd, view, offset)
 
     async def write_zeroes(self, offset: int, length: int, *, unmap: bool = True) -> None:
         """Punch a hole, or zero the range in place; where neither is possible, write zeroes."""
