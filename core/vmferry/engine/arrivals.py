@@ -18,7 +18,15 @@ from vmferry.engine.pulldisk import PullDisk
 from vmferry.engine.services import DestinationServices
 from vmferry.wire.messages import AcceptedDisk, Offer
 
-__all__ = ["DestinationDisk", "live_bits", "prepare_disks", "pull_disk", "taken_up", "undo"]
+__all__ = [
+    "DestinationDisk",
+    "disk_records",
+    "live_bits",
+    "prepare_disks",
+    "pull_disk",
+    "taken_up",
+    "undo",
+]
 
 
 class DestinationDisk:
@@ -130,6 +138,23 @@ def pull_disk(
 def taken_up(disk: Disk, kept: DiskRecord, export: str = "") -> ArrivingDisk:
     """A disk of an earlier agent's job as the hypervisor is told of it, with its export if any."""
     return ArrivingDisk(disk=disk, volume=kept.volume, location=kept.location, export=export)
+
+
+def disk_records(pool: Pool, offer: Offer) -> tuple[DiskRecord, ...]:
+    """The disks of an offer, for the journal: noted before they are made.
+
+    So after a crash it is known what may be there.
+    """
+    return tuple(
+        DiskRecord(
+            name=disk.name,
+            location=pool.location(offer.guest, disk),
+            volume=pool.volume,
+            size=disk.size,
+            block_size=block_size,
+        )
+        for disk, block_size in zip(offer.guest.disks, offer.block_sizes, strict=True)
+    )
 
 
 async def _prepare(

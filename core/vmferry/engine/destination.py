@@ -18,12 +18,12 @@ from vmferry.api.findings import Finding, Severity
 from vmferry.api.hooks import Phase, Summary
 from vmferry.api.hypervisor import Arrival, Hypervisor
 from vmferry.dirtymap import DirtyMap
-from vmferry.engine.arrivals import DestinationDisk, prepare_disks, undo
+from vmferry.engine.arrivals import DestinationDisk, disk_records, prepare_disks, undo
 from vmferry.engine.attaching import is_loss
 from vmferry.engine.attempt import attempt
 from vmferry.engine.comparing import Answerer
 from vmferry.engine.epochs import known_epoch
-from vmferry.engine.journal import DiskRecord, JobRecord
+from vmferry.engine.journal import JobRecord
 from vmferry.engine.meter import Meter
 from vmferry.engine.outlast import uninterrupted
 from vmferry.engine.pool import Pool
@@ -205,12 +205,11 @@ class DestinationJob:
         return findings
 
     async def _check(self, offer: Offer) -> list[Finding]:
-        guest = offer.guest
-        if len(offer.block_sizes) != len(guest.disks):
+        if len(offer.block_sizes) != len(offer.guest.disks):
             raise ProtocolError("Offer: block_sizes and the guest's disks differ in number")
-        findings = await self._pool.check(guest, self._services.registry)
+        findings = await self._pool.check(offer.guest, self._services.registry)
         try:
-            findings += await self._hypervisor_of(offer).check_arrival(guest)
+            findings += await self._hypervisor_of(offer).check_arrival(offer.guest)
         except InputError as error:
             findings.append(Finding.error("hypervisor", str(error)))
         return findings
@@ -225,7 +224,7 @@ class DestinationJob:
             peer=link.peer.address,
             epoch=self._epoch,
             facts=msgspec.msgpack.encode(KeptFacts(reconnect=offer.reconnect)),
-            disks=self._disk_records(offer),
+            disks=disk_records(self._pool, offer),
         )
 
     async def _take(self, link: Link, offer: Offer, findings: Sequence[Finding]) -> Stay:
@@ -270,19 +269,6 @@ class DestinationJob:
             arrival=arrival,
             suspended=began,
             pending=self._pending,
-        )
-
-    def _disk_records(self, offer: Offer) -> tuple[DiskRecord, ...]:
-        """Noted before they are made, so that after a crash it is known what may be there."""
-        return tuple(
-            DiskRecord(
-                name=disk.name,
-                location=self._pool.location(offer.guest, disk),
-                volume=self._pool.volume,
-                size=disk.size,
-                block_size=block_size,
-            )
-            for disk, block_size in zip(offer.guest.disks, offer.block_sizes, strict=True)
         )
 
     def _accepted(self, findings: Sequence[Finding]) -> Accepted:

@@ -29,8 +29,8 @@ __all__ = [
 _ALIGNMENT = mmap.PAGESIZE
 _BOUNCE = 1 << 20
 _PIECE = 256 << 10
-"""Of a write into the page cache. For more at once the kernel looks for memory in larger pieces,
-which took up to three times as long where free memory is given back to the host of this machine."""
+"""Of a write into the page cache. For more at once the kernel looks for memory in larger pieces:
+up to three times as slow in a virtual machine whose free memory its host takes back."""
 _own = threading.local()
 
 

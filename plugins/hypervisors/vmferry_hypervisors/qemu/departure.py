@@ -31,7 +31,8 @@ from vmferry_support.qmp import Qmp, QmpError, QmpLost, QmpRefused, QmpTimeout
 __all__ = ["QemuDeparture"]
 
 _ACK = "switchover-ack"
-_POLL = 0.02
+_POLL, _SOON = 0.02, 0.005
+"""Seconds between two looks at the memory, and when so little is left that it may be the last."""
 _LOOKS = 3
 _SHRINKS, _NO_BETTER = 0.9, 3
 _HOLD = 1
@@ -70,7 +71,7 @@ class QemuDeparture(Departure):
         ours, self._theirs = socket_pair()
         self._return = ReturnPath(stream)
         self._relay = Relay(ours, self._return)
-        self._began = self._over = False
+        self._began = self._over = self._fits = False
         self._last: list[int] = []
         self._rounds: list[int] = []
 
@@ -116,7 +117,8 @@ class QemuDeparture(Departure):
             if self._near(await self._look()):
                 return
             with contextlib.suppress(QmpTimeout):
-                await raced(self._migration.reach(_STOPPED, _POLL), self._relay)
+                pause = _SOON if self._fits else _POLL
+                await raced(self._migration.reach(_STOPPED, pause), self._relay)
                 return
 
     async def _begin(self) -> None:
@@ -158,9 +160,9 @@ class QemuDeparture(Departure):
         if self._progress.rounds >= self._options.max_rounds or self._stuck(int(ram["remaining"])):
             return True
         self._last = [*self._last[1 - _LOOKS :], int(ram["remaining"])]
-        fits = float(ram["mbps"]) * 1e6 / 8 * self._options.downtime_limit
-        looked = len(self._last) == _LOOKS and self._progress.rounds > 0
-        return looked and max(self._last) <= fits
+        limit = float(ram["mbps"]) * 1e6 / 8 * self._options.downtime_limit
+        self._fits = self._progress.rounds > 0 and max(self._last) <= limit
+        return self._fits and len(self._last) == _LOOKS
 
     def _stuck(self, remaining: int) -> bool:
         """Whether the guest writes to its memory as fast as it is sent: rounds do not shrink."""
