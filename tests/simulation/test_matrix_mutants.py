@@ -83,7 +83,7 @@ def test_a_pending_map_that_is_not_journalled_is_found(matrix, mutate):
     mutate(
         pulldisk.PullDisk,
         "ready",
-        "    await self._save(await self._workers.run(pending.encode))\n",
+        "    await self._save(await encoded(pending, self._workers))\n",
         "",
     )
     assert found(matrix, r"pull:Fetch/crash-(before|after)@beta", {"stuck", "not-local", *LOSS})
