@@ -71,7 +71,7 @@ class QemuDeparture(Departure):
         ours, self._theirs = socket_pair()
         self._return = ReturnPath(stream)
         self._relay = Relay(ours, self._return)
-        self._began = self._over = self._fits = False
+        self._began = self._over = self._fits = self._asks = False
         self._last: list[int] = []
         self._rounds: list[int] = []
 
@@ -80,7 +80,8 @@ class QemuDeparture(Departure):
         wanted = {"events": True, "return-path": True, "pause-before-switchover": True}
         if self._options.auto_converge:
             wanted["auto-converge"] = True
-        if _ACK in await self._migration.known():
+        self._asks = _ACK in await self._migration.known()
+        if self._asks:
             wanted[_ACK] = True
         limits = {"downtime-limit": _HOLD, "max-bandwidth": self._options.max_bandwidth}
         await self._migration.set(wanted, limits)
@@ -183,7 +184,8 @@ class QemuDeparture(Departure):
             await asyncio.to_thread(self._sync)
             limit = self._options.downtime_limit
             await self._migration.adjust({"downtime-limit": max(1, round(1000 * limit))})
-            self._return.allow()
+            if self._asks:  # an older QEMU breaks off at a word that it does not know
+                self._return.allow()
             await self._stop(1 + 10 * limit)
 
     async def _stop(self, patience: float) -> None:
