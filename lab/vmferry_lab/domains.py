@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import shlex
 from collections.abc import Sequence
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from vmferry_lab.errors import CommandFailed, LabError
-from vmferry_lab.guest import GuestConfig, Report, Verdict
+from vmferry_lab.guest import INITRD, KERNEL_FOLDER, FioReport, GuestConfig, Report, Verdict
+from vmferry_lab.guestfio import job_initrd
 
 if TYPE_CHECKING:
     from vmferry_lab.host import Host
@@ -19,6 +21,7 @@ __all__ = ["Domains"]
 
 _LOGS = "/var/log/xen/console/guest-"
 """Consoles' logs; a guest that arrived has one of its own, named after its passing name."""
+_FIO = f"{KERNEL_FOLDER}/fio.img"
 
 
 class Domains:
@@ -64,10 +67,11 @@ class Domains:
         memory: int = 128,
         network: bool = False,
         backend: str = "phy",
+        fio: str = "",
         timeout: float = 300.0,
         **writer: str | int,
     ) -> None:
-        """Start a guest and wait until its writer has its disks open.
+        """Start a guest and wait until its writer has its disks open, and fio is at work.
 
         Args:
             name: the domain.
@@ -75,15 +79,19 @@ class Domains:
             memory: MiB.
             network: whether it has a network card on the LAN.
             backend: what serves its disks, ``phy`` or ``qdisk``.
+            fio: text of a job file. fio does it over and over on the first disk, until it fails,
+                each time with a ``randseed`` of its own after the writer's ``seed``, ``direct=1``
+                unless the job says otherwise; the writer has the other disks.
             timeout: seconds to wait.
             writer: its writer's options, as in ``lab/guest/options.h``.
 
         Raises:
-            LabError: it cannot use its disks.
+            LabError: it cannot use its disks, or the laboratory's guests have no fio.
             CommandFailed: Xen refused it, or it did not start in time.
 
         """
-        config = GuestConfig(name, disks, memory, writer, network, backend)
+        initrd = self._fio_initrd(name, fio, int(writer.get("seed", 1))) if fio else INITRD
+        config = GuestConfig(name, disks, memory, writer, network, backend, initrd, bool(fio))
         path = shlex.quote(f"/srv/disks/{name}.cfg")
         self._host.run(
             f"rm -f {_LOGS}{name}.log {_LOGS}{name}--*.log; cat > {path}",
@@ -93,6 +101,61 @@ class Domains:
         first = self._await_line(name, "^(START|FATAL) ", timeout)
         if first.startswith("FATAL"):
             raise LabError(f"guest {name} cannot use its disks: {first}")
+        if fio:
+            self._await_line(name, "^FIO .*[}]", timeout)
+
+    def _fio_initrd(self, name: str, job: str, seed: int) -> str:
+        if not self.have_fio():
+            raise LabError("the guests have no fio: python -m vmferry_lab up --with fio")
+        path = f"/srv/disks/{name}.initrd"
+        packed = job_initrd(job, "/dev/xvda", seed)
+        self._host.run(f"cat {INITRD} {_FIO} - > {shlex.quote(path)}", stdin=packed)
+        return path
+
+    def have_fio(self) -> bool:
+        """Whether guests can run fio: the laboratory is up with that flavour."""
+        return bool(self._host.run(f"if test -e {_FIO}; then echo yes; fi"))
+
+    def fio(self, name: str) -> list[FioReport]:
+        """All that the guest's fio has reported on this host so far.
+
+        A line that was cut in two when the guest was moved is left out.
+        """
+        found = []
+        for line in self.console(name).splitlines():
+            if line.startswith("FIO {"):
+                with contextlib.suppress(msgspec.DecodeError):
+                    found.append(msgspec.json.decode(line.partition(" ")[2], type=FioReport))
+        return found
+
+    def fio_said(self, name: str) -> str:
+        """What the guest's fio has complained of on this host."""
+        return self._host.run(f"grep -h '^FIO-SAID ' {self._newest(name)} | cut -d ' ' -f 2- || :")
+
+    def fio_pass(self, name: str, *, timeout: float = 600.0) -> FioReport:
+        """Wait until the pass ends that the guest's fio is at, and return its last report.
+
+        Args:
+            name: the domain; it runs on this host.
+            timeout: seconds.
+
+        """
+        self._await_line(name, "^FIO .*[}]", timeout)
+        number = self.fio(name)[-1].number
+        line = self._await_line(name, f'^FIO .*"pass": {number}, .*"code": [0-9].*[}}]', timeout)
+        return msgspec.json.decode(line.partition(" ")[2], type=FioReport)
+
+    def booted(self, name: str) -> float:
+        """When the guest's ``uptime`` was 0, by the host's clock, in seconds since 1970.
+
+        Right to some tenths of a second, and as long as the hosts agree on the time.
+        """
+        script = (
+            f"tail -n 0 -F {self._newest(name)} 2>/dev/null |"
+            " { grep -m 1 '^REPORT .*[}]'; date +%s.%N; }"
+        )
+        line, now = self._host.run(["timeout", "120", "sh", "-c", script]).splitlines()
+        return float(now) - msgspec.json.decode(line.partition(" ")[2], type=Report).uptime
 
     def _create(self, name: str, path: str, timeout: float) -> None:
         """Once more if libxl has not given a script the time that a busy machine needs."""
@@ -143,7 +206,10 @@ class Domains:
     def destroy(self, name: str) -> None:
         """End a guest at once, if it is here."""
         quoted = shlex.quote(name)
-        self._host.run(f"if xl domid {quoted} >/dev/null 2>&1; then xl destroy {quoted}; fi")
+        self._host.run(
+            f"if xl domid {quoted} >/dev/null 2>&1; then xl destroy {quoted}; fi;"
+            f" rm -f /srv/disks/{quoted}.initrd"
+        )
 
     def _await_line(self, name: str, pattern: str, timeout: float) -> str:
         script = (

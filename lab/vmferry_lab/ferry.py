@@ -13,6 +13,7 @@ import msgspec
 
 from vmferry_lab.domains import Domains
 from vmferry_lab.errors import CommandFailed, LabError
+from vmferry_lab.guest import WRITER_DISK
 from vmferry_lab.host import Host
 from vmferry_lab.layout import HOSTS
 
@@ -72,6 +73,7 @@ class Ferry:
         size: int = 32 << 20,
         network: bool = False,
         backend: str = "phy",
+        fio: str = "",
         **writer: Any,
     ) -> None:
         """Start the guest at the source.
@@ -81,19 +83,21 @@ class Ferry:
             size: bytes of each.
             network: whether it has a network card.
             backend: what serves its disks at the source, ``phy`` or ``qdisk``.
+            fio: text of a job file for the first disk; there is one more then, for the writer.
             writer: options of its writer.
 
         """
-        names = [f"{self.name}-{number}" for number in range(disks)]
-        self.disks = [self.here.make_disk(name, size) for name in names]
-        self.start(self.disks, network=network, backend=backend, **writer)
+        sizes = [size] * disks + ([WRITER_DISK] if fio else [])
+        for number, each in enumerate(sizes):
+            self.disks.append(self.here.make_disk(f"{self.name}-{number}", each))
+        self.start(self.disks, network=network, backend=backend, fio=fio, **writer)
 
     def start(
-        self, devices: Sequence[str], *, network: bool = False, backend: str = "phy", **writer: Any
+        self, devices: Sequence[str], *, network: bool = False, backend: str = "phy", **more: Any
     ) -> None:
         """Start the guest at the source, on devices that are there already."""
-        self.here.start(self.name, devices, network=network, backend=backend, **writer)
-        if writer.get("prefill"):
+        self.here.start(self.name, devices, network=network, backend=backend, **more)
+        if more.get("prefill"):
             self.wait(lambda: not self.here.report(self.name).busy, "the guest fills its disks")
 
     def serve(self, *options: str) -> None:

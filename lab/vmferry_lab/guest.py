@@ -7,10 +7,24 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-__all__ = ["KERNEL_FOLDER", "GuestConfig", "Report", "Verdict"]
+__all__ = [
+    "INITRD",
+    "KERNEL_FOLDER",
+    "WRITER_DISK",
+    "FioReport",
+    "GuestConfig",
+    "Report",
+    "Verdict",
+]
 
 KERNEL_FOLDER = "/srv/guest"
 """Where a host has the guests' kernel and initrd."""
+
+INITRD = f"{KERNEL_FOLDER}/initrd.img"
+"""The initrd of a guest without fio; where there is fio, ``fio.img`` beside it has that."""
+
+WRITER_DISK = 16 << 20
+"""Bytes of the disk that the writer has for itself in a guest whose first disk is fio's."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +78,36 @@ class Verdict(Report, frozen=True, kw_only=True):
     bad_now: int
 
 
+class FioReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a guest's fio has done in one of its passes over a job file, all its jobs together.
+
+    Attributes:
+        number: the pass; the first is 1.
+        uptime: when that was, in seconds since the guest's boot, by the clock of ``Report.gap``.
+        code: fio's exit code, once the pass has ended; the last report of a pass.
+        error: the first error number of a job, 0 if there is none; 84 (EILSEQ): what was read back
+            is not what was written.
+        reads: reads that completed, those to verify what was written among them.
+        read_bytes: bytes of these.
+        read_seconds: seconds they took together, by a clock that does not count a suspend.
+        writes: writes that completed.
+        written_bytes: bytes of these.
+        write_seconds: seconds they took together.
+
+    """
+
+    number: int = msgspec.field(name="pass")
+    uptime: float
+    code: int | None = None
+    error: int = 0
+    reads: int = 0
+    read_bytes: int = 0
+    read_seconds: float = 0.0
+    writes: int = 0
+    written_bytes: int = 0
+    write_seconds: float = 0.0
+
+
 @dataclass(frozen=True)
 class GuestConfig:
     """What ``xl create`` is given.
@@ -76,6 +120,8 @@ class GuestConfig:
         network: whether it has a network card on the LAN.
         backend: what serves its disks: ``phy`` is the kernel's blkback, ``qdisk`` QEMU, for which
             the laboratory must be up with that flavour.
+        initrd: a path in the host.
+        others: how many of the disks, the first, are not the writer's.
 
     """
 
@@ -85,6 +131,8 @@ class GuestConfig:
     writer: Mapping[str, str | int] = field(default_factory=dict)
     network: bool = False
     backend: str = "phy"
+    initrd: str = INITRD
+    others: int = 0
 
     def text(self) -> str:
         """The configuration in the form of xl.cfg(5)."""
@@ -94,8 +142,8 @@ class GuestConfig:
             f'name = "{self.name}"',
             'type = "pvh"',
             f'kernel = "{KERNEL_FOLDER}/vmlinuz"',
-            f'ramdisk = "{KERNEL_FOLDER}/initrd.img"',
-            f'cmdline = "{self._arguments(names)}"',
+            f'ramdisk = "{self.initrd}"',
+            f'cmdline = "{self._arguments(names[self.others :])}"',
             f"memory = {self.memory}",
             "vcpus = 1",
             "disk = [" + ", ".join(self._disk(path, name) for path, name in pairs) + "]",

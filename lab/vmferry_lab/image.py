@@ -16,7 +16,7 @@ from pathlib import Path
 from vmferry_lab.commands import run
 from vmferry_lab.recipe import EXCLUDED, ROOTFS, Recipe
 
-__all__ = ["HOST_MODULES", "Image", "build", "find", "mke2fs"]
+__all__ = ["FIO_LIBRARIES", "HOST_MODULES", "Image", "build", "find", "mke2fs"]
 
 _SIZE = 8 << 30
 """Bytes of the root file system; the file is sparse."""
@@ -78,6 +78,16 @@ HOST_MODULES = (
 )
 """What a host's kernel loads before it can read its root file system, in this order."""
 
+FIO_LIBRARIES = (
+    "ld-linux-x86-64.so.2",
+    "libaio.so.1",
+    "libc.so.6",
+    "libm.so.6",
+    "libnuma.so.1",
+    "libz.so.1",
+)
+"""Libraries that fio calls when it reads and writes a block device."""
+
 _TAKEN = {
     **{f"{name}.ko": ("", f"/{name}.ko") for name in HOST_MODULES},
     "vmlinuz": ("boot/vmlinuz-", ""),
@@ -85,6 +95,8 @@ _TAKEN = {
     "busybox": ("bin/busybox", ""),
     "xen-blkfront.ko": ("", "/xen-blkfront.ko"),
     "xen-netfront.ko": ("", "/xen-netfront.ko"),
+    "fio": ("bin/fio", "/fio"),
+    **{name: (f"lib/x86_64-linux-gnu/{name}", "") for name in FIO_LIBRARIES},
 }
 """Files taken out of the root, by how their paths begin and end."""
 

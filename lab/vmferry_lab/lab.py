@@ -15,6 +15,7 @@ from pathlib import Path
 
 from vmferry_lab import preparing, requirements
 from vmferry_lab.errors import LabError, LabNotUp
+from vmferry_lab.guestfio import build_fio
 from vmferry_lab.guestimage import build_initrd
 from vmferry_lab.guestkernel import build_kernel
 from vmferry_lab.host import Host
@@ -198,6 +199,7 @@ class Lab:
             host_initrd=build_host_initrd(self.layout.cache, image),
             initrd=build_initrd(self.layout.cache, image),
             kernel=build_kernel(self.layout.cache, image),
+            fio=build_fio(self.layout.cache, image),
             dependencies=Environment(self.checkout, self.layout.cache).disk(),
         )
 

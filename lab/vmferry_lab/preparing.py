@@ -33,6 +33,7 @@ class Plan:
         host_initrd: what mounts it.
         initrd: the guests' initrd.
         kernel: the guests' kernel.
+        fio: what goes behind the guests' initrd for fio; ``None`` if the image has none.
         dependencies: the disk with what vmferry depends on.
 
     """
@@ -44,6 +45,7 @@ class Plan:
     initrd: Path
     kernel: Path
     dependencies: Path
+    fio: Path | None = None
 
     def command_line(self, name: str, port: int) -> list[str]:
         """QEMU's arguments for one of the hosts."""
@@ -85,6 +87,8 @@ def _make_guest_disk(plan: Plan) -> None:
     folder.mkdir()
     shutil.copyfile(plan.kernel, folder / "vmlinuz")
     shutil.copyfile(plan.initrd, folder / "initrd.img")
+    if plan.fio:
+        shutil.copyfile(plan.fio, folder / "fio.img")
     disk = plan.layout.run / "guest.img"
     with disk.open("wb") as file:
         file.truncate(_GUEST_DISK_SIZE)

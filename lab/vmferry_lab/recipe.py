@@ -69,7 +69,7 @@ EXCLUDED = (
 """Files of the packages that no host here needs; without them an image is half as large, and no
 initrd is made that none would use."""
 
-_FORMAT = 3
+_FORMAT = 4
 """Raised when images of an older recipe no longer do, though the packages are the same."""
 
 

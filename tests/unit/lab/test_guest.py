@@ -28,3 +28,9 @@ def test_a_guest_is_pvh_since_others_cannot_migrate() -> None:
 def test_a_network_card_is_on_the_lan_and_only_if_asked() -> None:
     assert "vif = []" in GuestConfig("web", []).text()
     assert 'vif = ["bridge=xenbr0"]' in GuestConfig("web", [], network=True).text()
+
+
+def test_the_writer_leaves_fio_its_disk() -> None:
+    config = GuestConfig("web", ["/dev/x", "/dev/y"], initrd="/srv/disks/web.initrd", others=1)
+    assert "writer.disks=xvdb " in config.text().replace('"', " ")
+    assert 'ramdisk = "/srv/disks/web.initrd"' in config.text()
