@@ -43,11 +43,15 @@ class Load(Options, frozen=True, kw_only=True):
     trace: Annotated[
         str, Meta(description="block requests to replay in place of the rates: a prepared file")
     ] = ""
+    fio: Annotated[
+        str, Meta(description="a job of fio that the guest runs in place of all else: its text")
+    ] = ""
 
     @property
     def idle(self) -> bool:
         """Whether the guest leaves its disk alone."""
-        return not (self.full_speed or self.write_rate or self.read_rate or self.trace)
+        rates = self.full_speed or self.write_rate or self.read_rate
+        return not (rates or self.trace or self.fio)
 
     @property
     def read_ratio(self) -> float:

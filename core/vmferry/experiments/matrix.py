@@ -123,6 +123,7 @@ def _cell(definition: Definition, values: Mapping[str, Any]) -> Cell:
         timeout=head.timeout,
         sample=head.sample,
     )
+    chosen.check_fio(spec)
     return Cell(spec=spec, irrelevant=irrelevant, notes=chosen.check(spec))
 
 

@@ -61,6 +61,8 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
         facts = msgspec.to_builtins(self)
         for name in ("seed", "folder", "timeout"):
             del facts[name]
+        if not self.load.fio:  # cells keep the identifiers they had before there was fio
+            del facts["load"]["fio"]
         return cell_of(facts)
 
 
@@ -149,7 +151,8 @@ class Result(msgspec.Struct, kw_only=True):
         figures: by name, see ``FIGURES``; ``None`` is one that nobody could tell.
         phases: of both sides.
         rounds: of PUSH.
-        series: by name; ``moved``, ``pending``, and of the guest ``writes``, ``reads``, ``busy``.
+        series: by name; ``moved``, ``pending``, and of the guest ``writes``, ``reads``, ``busy``;
+            of its fio ``written_bytes`` and ``read_bytes`` too.
         events: what else happened.
         notes: in what the run differs from what was asked for.
         host: facts about the machine.

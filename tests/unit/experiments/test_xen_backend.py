@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from pretending import Describe
 
+from vmferry.api import Load
 from vmferry.errors import InputError
 from vmferry.experiments.backends import backend, xen
 from vmferry.experiments.definition import read_definition
@@ -18,6 +21,7 @@ from vmferry.experiments.matrix import make_cells
 from vmferry.experiments.parameters import Parameters
 from vmferry.experiments.results import RunSpec
 from vmferry.experiments.workloads import WORKLOADS
+from vmferry_lab.guest import FioReport
 
 LOG = "\n".join(
     [
@@ -35,6 +39,10 @@ LOG = "\n".join(
         "CODE=0",
     ]
 )
+BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()
+"""What the log begins with."""
+BOOTED = BEGAN - 100.0
+JOB = "[one]\nverify=crc32c\n"
 VERDICT = SimpleNamespace(good=True, gap=1.5, bad_now=0, bad=0, sectors=512, writes=9, errors=0)
 
 
@@ -42,6 +50,8 @@ class Host:
     def __init__(self, name: str, said: list[Any]) -> None:
         self.name, self.said, self.guests = name, said, self
         self.judgement = VERDICT
+        self.reports: list[Any] = []
+        self.complaints = ""
 
     def run(self, command: Any, **_: Any) -> str:
         self.said.append((self.name, command if isinstance(command, str) else " ".join(command)))
@@ -52,6 +62,19 @@ class Host:
 
     def verdict(self, name: str) -> Any:
         return self.judgement
+
+    def booted(self, name: str) -> float:
+        return BOOTED
+
+    def fio(self, name: str) -> list[Any]:
+        return self.reports
+
+    def fio_said(self, name: str) -> str:
+        return self.complaints
+
+    def fio_pass(self, name: str, *, timeout: float) -> Any:
+        self.said.append((self.name, "fio_pass", timeout))
+        return self.reports[-1]
 
 
 class Ferry:
@@ -170,6 +193,78 @@ async def test_lost_data_is_a_failure(lab: Lab) -> None:
     result = await perform(spec())
     assert result.outcome == "failed"
     assert "3 sectors" in result.error
+
+
+def report(number: int, uptime: float, writes: int, **more: Any) -> Any:
+    return FioReport(number=number, uptime=uptime, writes=writes, write_seconds=writes / 10, **more)
+
+
+def with_fio(**values: Any) -> RunSpec:
+    return msgspec.structs.replace(spec(**values), load=Load(fio=JOB), timeout=77.0)
+
+
+@pytest.fixture
+def fio(lab: Lab) -> Lab:
+    """A laboratory whose guest does two passes of its job, the second while it is moved."""
+    here, there = lab.hosts
+    here.reports = [report(1, 90, 5), report(1, 95, 10, code=0), report(2, 101, 4)]
+    there.reports = [report(2, 106, 6, reads=20), report(2, 110, 8, reads=30, code=0)]
+    return lab
+
+
+async def test_the_guest_runs_fio_while_it_is_moved(fio: Lab) -> None:
+    result = await perform(with_fio())
+    assert result.outcome == "done", result.error
+    (start,) = [one for one in fio.said if one[0] == "guest"]
+    assert start[1]["fio"] == JOB
+    assert start[1]["size"] == 64 << 20
+    waited = fio.said.index(("hostb", "fio_pass", 77.0))
+    assert fio.said.index(next(one for one in fio.said if one[0] == "run")) < waited
+    assert result.figures["checked"] == 512, "the writer on the other disk is judged too"
+
+
+async def test_what_fio_reports_are_series_that_go_on_from_pass_to_pass(fio: Lab) -> None:
+    series = (await perform(with_fio())).series
+    assert series["writes"].times == [-10.0, -5.0, 1.0, 6.0, 10.0]
+    assert series["writes"].values == [5, 10, 14, 16, 18]
+    assert series["reads"].values == [0, 0, 0, 20, 30]
+    assert series["busy"].values == pytest.approx([0.5, 1.0, 1.4, 1.6, 1.8])
+
+
+async def test_each_pass_is_an_event(fio: Lab) -> None:
+    first, second = [one for one in (await perform(with_fio())).events if one.name == "fio"]
+    assert (first.role, first.time, first.facts["pass"]) == ("guest", -5.0, 1)
+    assert (second.facts["seconds"], second.facts["writes"], second.facts["code"]) == (15.0, 8, 0)
+    assert second.facts["write_latency"] == pytest.approx(0.1)
+    assert first.facts["read_latency"] is None
+
+
+@pytest.mark.parametrize("wrong", [{"code": 1}, {"error": 84}])
+@pytest.mark.parametrize("place", [0, 1])
+async def test_fio_that_fails_in_any_pass_is_a_failure_with_its_words(
+    fio: Lab, place: int, wrong: dict[str, int]
+) -> None:
+    fio.hosts[place].reports[0] = report(1 + place, 90, 5, **wrong)
+    fio.hosts[place].complaints = "verify: bad magic header"
+    result = await perform(with_fio())
+    assert result.outcome == "failed"
+    assert f"failed in pass {1 + place}" in result.error
+    assert "bad magic header" in result.error
+    assert result.series["writes"].values
+
+
+async def test_for_xl_both_disks_are_on_shared_storage(fio: Lab) -> None:
+    result = await perform(with_fio(method="xl-migrate"))
+    assert result.outcome == "done", result.error
+    shared = [one[1:] for one in fio.said if one[0] == "share"]
+    assert shared == [("ferry-1", 64 << 20), ("ferry-1-writer", 16 << 20)]
+    assert fio.said[-2:] == [("unshare", "ferry-1"), ("unshare", "ferry-1-writer")]
+
+
+async def test_a_guest_without_fio_is_not_asked_for_it(lab: Lab) -> None:
+    result = await perform(spec())
+    assert not [one for one in lab.said if "fio_pass" in one]
+    assert "written_bytes" not in result.series
 
 
 def test_without_a_laboratory_it_is_said_how_to_have_one(tmp_path: Path) -> None:

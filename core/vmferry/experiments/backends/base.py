@@ -25,12 +25,14 @@ class Backend(ABC):
         name: as the axis ``hypervisor`` has it.
         summary: one line, for people.
         real: whether a guest is moved; otherwise it is only reckoned how that would go.
+        runs_fio: whether its guests can run fio.
 
     """
 
     name: str
     summary: ClassVar[str]
     real: ClassVar[bool] = True
+    runs_fio: ClassVar[bool] = False
 
     @property
     def methods(self) -> Mapping[str, str]:
@@ -45,6 +47,14 @@ class Backend(ABC):
         """Raise ``InputError`` if there is no such method."""
         if spec.parameters.method not in self.methods:
             raise unknown(f"method of {self.name}", spec.parameters.method, self.methods)
+
+    def check_fio(self, spec: RunSpec) -> None:
+        """Raise ``InputError`` if fio is asked for and the guest can run no program."""
+        if spec.load.fio and not self.runs_fio:
+            raise InputError(
+                f"workload {spec.parameters.workload!r}: fio runs inside a guest, and only those "
+                f"of hypervisor 'xen' have a system to run it: not {self.name!r}"
+            )
 
     @abstractmethod
     def check(self, spec: RunSpec) -> tuple[str, ...]:

@@ -16,7 +16,9 @@ from vmferry.api import Load, Options
 from vmferry.errors import HypervisorError, InputError
 from vmferry.experiments.backends.base import VMFERRY, Backend
 from vmferry.experiments.backends.command import migration_words, plugin_words
+from vmferry.experiments.backends.fio import judge_fio, note_fio
 from vmferry.experiments.facts import versions
+from vmferry.experiments.fiojobs import job_notes
 from vmferry.experiments.listening import Listener
 from vmferry.experiments.parameters import Parameters
 from vmferry.experiments.results import PhaseTime, Result, RunSpec
@@ -28,6 +30,8 @@ __all__ = ["LabOptions", "XenBackend"]
 XL = "xl-migrate"
 _SECONDS = 300.0
 _RATE = 4 * MIB
+_FIO_PASS = 60.0
+"""Seconds until the pass ends that fio is at when the guest has been moved; jobs differ."""
 _PARTS = {"lost": "bad_now", "bad_reads": "bad", "checked": "sectors", "acknowledged": "writes"}
 
 
@@ -45,6 +49,7 @@ class XenBackend(Backend):
 
     name = "xen"
     summary: ClassVar[str] = "guests between the laboratory's two Xen hosts"
+    runs_fio = True
 
     @property
     def methods(self) -> Mapping[str, str]:
@@ -63,13 +68,16 @@ class XenBackend(Backend):
             raise InputError("the laboratory's guest replays no traces")
         if spec.parameters.disk_size % MIB:
             raise InputError(f"disk_size {spec.parameters.disk_size}: use whole MiB")
+        if spec.load.fio:
+            return job_notes(spec.load.fio)
         if spec.load.request != 4096 or spec.load.pattern == "sequential":
             return ("the laboratory's guest writes 4 KiB at random places",)
         return ()
 
     def estimate(self, spec: RunSpec) -> float:
         """Minutes: each host is emulated."""
-        return _SECONDS + spec.before + spec.after + 3 * spec.parameters.disk_size / _RATE
+        fio = _FIO_PASS if spec.load.fio else 0.0
+        return _SECONDS + spec.before + spec.after + fio + 3 * spec.parameters.disk_size / _RATE
 
     async def run(self, spec: RunSpec, result: Result) -> None:
         """In a thread: the laboratory's interface waits."""
@@ -113,6 +121,7 @@ class _XenRun:
     def __init__(self, lab: Any, spec: RunSpec, result: Result) -> None:
         self.lab, self.spec, self.result = lab, spec, result
         self.here, self.there = lab.xen_hosts()[:2]
+        self.booted = 0.0
 
     def play(self) -> None:
         """From the guest's start to the verdict; everything is removed at the end."""
@@ -125,11 +134,13 @@ class _XenRun:
             ):
                 (self._by_vmferry if ours else self._by_xl)(ferry)
             time.sleep(self.spec.after)
+            if self.spec.load.fio:
+                self._judge_fio(ferry.name)
             self._judge(self.there.guests.verdict(ferry.name))
         finally:
             ferry.close()
-            if not ours:
-                self.lab.unshare_disk(ferry.name)
+            for name in () if ours else self._shared(ferry):
+                self.lab.unshare_disk(name)
 
     def _ferry(self) -> Any:
         from vmferry_lab.ferry import Ferry  # type: ignore[import-untyped, unused-ignore]
@@ -158,12 +169,15 @@ class _XenRun:
         """Let the guest run, and forget how long it stood still until now."""
         time.sleep(self.spec.before)
         ferry.set_clocks()
+        if self.spec.load.fio:
+            self.booted = self.here.guests.booted(ferry.name)
         self.here.guests.order(ferry.name, "reset")
 
     def _by_xl(self, ferry: Any) -> None:
         spec, name = self.spec, ferry.name
-        device = self.lab.share_disk(name, spec.parameters.disk_size)
-        ferry.start([device], **writer_of(spec))
+        shared = self._shared(ferry).items()
+        devices = [self.lab.share_disk(disk, size) for disk, size in shared]
+        ferry.start(devices, **writer_of(spec))
         self._settle(ferry)
         self.result.begun = time.time()
         began = time.monotonic()
@@ -172,6 +186,22 @@ class _XenRun:
         one = PhaseTime(role="source", name="migrate", begin=0.0, seconds=seconds)
         self.result.phases.append(one)
         self.result.figures |= {"total": seconds, "pending": 0}
+
+    def _shared(self, ferry: Any) -> dict[str, int]:
+        """The guest's disks on shared storage by name, with their sizes."""
+        disks = {ferry.name: self.spec.parameters.disk_size}
+        if self.spec.load.fio:
+            from vmferry_lab.guest import WRITER_DISK
+
+            disks[f"{ferry.name}-writer"] = WRITER_DISK
+        return disks
+
+    def _judge_fio(self, name: str) -> None:
+        """Wait for the end of the pass that is under way: what it finds then was moved."""
+        self.there.guests.fio_pass(name, timeout=self.spec.timeout)
+        reports = [one for host in (self.here, self.there) for one in host.guests.fio(name)]
+        note_fio(self.result, reports, self.booted)
+        judge_fio(reports, self.here.guests.fio_said(name) + self.there.guests.fio_said(name))
 
     def _judge(self, verdict: Any) -> None:
         figures = {name: getattr(verdict, part) for name, part in _PARTS.items()}
@@ -194,6 +224,9 @@ def _words(spec: RunSpec) -> list[str]:
 def writer_of(spec: RunSpec) -> dict[str, str | int]:
     """The options of the laboratory guest's writer: see ``docs/lab.md``."""
     load: Load = spec.load
+    if load.fio:  # on a small disk of its own, beside fio
+        beside = {"rate": 5, "seed": spec.seed, "prefill": 1 << 10, "flush": 20, "verify": 4}
+        return {"fio": load.fio, **beside}
     megabytes = spec.parameters.disk_size // MIB
     rate = "idle" if load.idle else "max" if load.full_speed else max(1, round(load.write_rate))
     options: dict[str, str | int] = {
