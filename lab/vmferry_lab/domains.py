@@ -86,7 +86,8 @@ class Domains:
             writer: its writer's options, as in ``lab/guest/options.h``.
 
         Raises:
-            LabError: it cannot use its disks, or the laboratory's guests have no fio.
+            LabError: it cannot use its disks, fio does not begin its job, or the laboratory's
+                guests have no fio.
             CommandFailed: Xen refused it, or it did not start in time.
 
         """
@@ -103,6 +104,8 @@ class Domains:
             raise LabError(f"guest {name} cannot use its disks: {first}")
         if fio:
             self._await_line(name, "^FIO .*[}]", timeout)
+            if self.fio(name)[0].code:
+                raise LabError(f"fio in guest {name} does not do its job: {self.fio_said(name)}")
 
     def _fio_initrd(self, name: str, job: str, seed: int) -> str:
         if not self.have_fio():

@@ -75,6 +75,16 @@ def test_a_guest_with_fio_has_all_in_one_initrd() -> None:
     assert "fio" not in config.partition("cmdline")[2]
 
 
+def test_a_job_that_fio_does_not_begin_is_an_error_at_once_with_its_words() -> None:
+    def answer(line: str) -> str:
+        if "FIO-SAID" in line:
+            return "fio: failed to open it"
+        return "yes" if "test -e" in line else LAST.replace('"code": 0', '"code": 1')
+
+    with pytest.raises(LabError, match="failed to open it"):
+        domains(answer).start("web", ["/dev/x", "/dev/y"], fio="[one]\n")
+
+
 def test_a_laboratory_without_fio_says_how_to_have_it() -> None:
     with pytest.raises(LabError, match="up --with fio"):
         domains(lambda line: "").start("web", ["/dev/x", "/dev/y"], fio="[one]\n")
