@@ -16,17 +16,31 @@ file=/srv/disks/{name}
 test ! -e "$file"
 truncate -s {size} "$file"
 chown nbd:nbd "$file"
-printf '[%s]\\nexportname = %s\\ntrim = true\\n' {name} "$file" > /etc/nbd-server/conf.d/{name}.conf
-systemctl restart nbd-server
+port=10810
+while ss -Hltn "sport = :$port" | grep -q .; do port=$((port + 1)); done
+cat > "$file.conf" << END
+[generic]
+user = nbd
+group = nbd
+port = $port
+[{name}]
+exportname = $file
+trim = true
+END
+nbd-server -C "$file.conf" -p "$file.pid" > /dev/null 2>&1
+echo $port
 """
-"""Restarting nbd-server leaves the connections of other exports alone: a process serves each."""
+"""Each export has a server: one that is told of another export by a restart drops those it has."""
 
 _ATTACH = """\
 set -e
 for number in $(seq 0 15); do
     nbd-client -c /dev/nbd$number >/dev/null || break
 done
-nbd-client -N {name} -persist {server} /dev/nbd$number >/dev/null
+for attempt in $(seq 20); do
+    nbd-client -N {name} -persist {server} {port} /dev/nbd$number >/dev/null && break
+    sleep 0.5
+done
 dmsetup create {name} --table "0 $(blockdev --getsz /dev/nbd$number) linear /dev/nbd$number 0"
 """
 
@@ -50,9 +64,9 @@ def share_disk(storage: Host, hosts: Sequence[Host], name: str, size: int) -> st
 
     """
     quoted = shlex.quote(name)
-    storage.run(_EXPORT.format(name=quoted, size=size))
+    port = int(storage.run(_EXPORT.format(name=quoted, size=size)))
     for host in hosts:
-        host.run(_ATTACH.format(name=quoted, server=STORAGE.name))
+        host.run(_ATTACH.format(name=quoted, server=STORAGE.name, port=port))
     return f"/dev/mapper/{name}"
 
 
@@ -61,4 +75,8 @@ def unshare_disk(storage: Host, hosts: Sequence[Host], name: str) -> None:
     quoted = shlex.quote(name)
     for host in hosts:
         host.run(_DETACH.format(name=quoted))
-    storage.run(f"rm -f /etc/nbd-server/conf.d/{quoted}.conf /srv/disks/{quoted}")
+    file = f"/srv/disks/{quoted}"
+    storage.run(
+        f"if test -e {file}.pid; then kill $(cat {file}.pid) || true; fi;"
+        f" rm -f {file} {file}.conf {file}.pid"
+    )
