@@ -104,7 +104,7 @@ class Domains:
             raise LabError(f"guest {name} cannot use its disks: {first}")
         if fio:
             self._await_line(name, "^FIO .*[}]", timeout)
-            if self.fio(name)[0].code:
+            if any(report.code or report.error for report in self.fio(name)):
                 raise LabError(f"fio in guest {name} does not do its job: {self.fio_said(name)}")
 
     def _fio_initrd(self, name: str, job: str, seed: int) -> str:

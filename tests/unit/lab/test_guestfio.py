@@ -144,6 +144,11 @@ def test_fios_reports_become_lines_summed_over_its_jobs() -> None:
     assert {**said, "code": 0} == {**_said(last), "uptime": said["uptime"]}
 
 
+def test_a_later_report_of_a_pass_replaces_the_one_before() -> None:
+    lines = _condensed("PASS 1\n" + _report(_job(0, 1, 2)) + _report(_job(0, 3, 4)))
+    assert [(_said(line)["reads"], _said(line)["writes"]) for line in lines] == [(1, 2), (3, 4)]
+
+
 def test_an_error_of_any_job_and_what_fio_says_of_it_are_passed_on() -> None:
     text = "PASS 1\nverify: bad magic header 0\n" + _report(_job(84, 1, 1), _job(0, 1, 1))
     words, report, last = _condensed(text + "CODE 1\n")

@@ -11,7 +11,7 @@ from typing import Any
 from vmferry.errors import HypervisorError
 from vmferry.experiments.results import Event, Result, Series
 
-__all__ = ["judge_fio", "note_fio"]
+__all__ = ["failure", "judge_fio", "note_fio"]
 
 _SERIES: Mapping[str, tuple[str, ...]] = {
     "writes": ("writes",),
@@ -75,12 +75,16 @@ def _event(end: Any, since: float, seconds: float) -> Event:
     return Event(time=since + end.uptime, role="guest", name="fio", facts=facts)
 
 
+def failure(reports: Sequence[Any]) -> Any | None:
+    """The first report of an error, or of an end that was not good; fio does not go on then."""
+    return next((report for report in reports if report.code or report.error), None)
+
+
 def judge_fio(reports: Sequence[Any], said: str) -> None:
     """Raise ``HypervisorError`` if fio failed in any pass, with what it said of it."""
-    for report in reports:
-        if report.code or report.error:
-            words = " ".join(said.split())[:_SHOWN] or "it does not say why"
-            raise HypervisorError(
-                f"the guest's fio failed in pass {report.number}, code {report.code}, "
-                f"error {report.error}: {words}"
-            )
+    if found := failure(reports):
+        words = " ".join(said.split())[:_SHOWN] or "it does not say why"
+        raise HypervisorError(
+            f"the guest's fio failed in pass {found.number}, code {found.code}, "
+            f"error {found.error}: {words}"
+        )

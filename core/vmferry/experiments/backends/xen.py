@@ -16,7 +16,7 @@ from vmferry.api import Load, Options
 from vmferry.errors import HypervisorError, InputError
 from vmferry.experiments.backends.base import VMFERRY, Backend
 from vmferry.experiments.backends.command import migration_words, plugin_words
-from vmferry.experiments.backends.fio import judge_fio, note_fio
+from vmferry.experiments.backends.fio import failure, judge_fio, note_fio
 from vmferry.experiments.facts import versions
 from vmferry.experiments.fiojobs import job_notes
 from vmferry.experiments.listening import Listener
@@ -198,10 +198,13 @@ class _XenRun:
 
     def _judge_fio(self, name: str) -> None:
         """Wait for the end of the pass that is under way: what it finds then was moved."""
-        self.there.guests.fio_pass(name, timeout=self.spec.timeout)
-        reports = [one for host in (self.here, self.there) for one in host.guests.fio(name)]
+        here, there = self.here.guests, self.there.guests
+        reports, said = here.fio(name), here.fio_said(name)
+        if not failure(reports):  # it would not go on there
+            there.fio_pass(name, timeout=self.spec.timeout)
+            reports, said = reports + there.fio(name), said + there.fio_said(name)
         note_fio(self.result, reports, self.booted)
-        judge_fio(reports, self.here.guests.fio_said(name) + self.there.guests.fio_said(name))
+        judge_fio(reports, said)
 
     def _judge(self, verdict: Any) -> None:
         figures = {name: getattr(verdict, part) for name, part in _PARTS.items()}
