@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,23 @@ def test_files_come_and_go(hosta: Host, tmp_path: Path) -> None:
 def test_a_command_that_fails_says_where_and_why(hosta: Host) -> None:
     with pytest.raises(CommandFailed, match="hosta: ls /nowhere"):
         hosta.run("ls /nowhere")
+
+
+def test_a_disk_that_is_shared_leaves_others_as_they_are(
+    lab: Lab, hosta: Host, hostb: Host
+) -> None:
+    if len(lab.hosts()) == len(lab.xen_hosts()):
+        pytest.skip(
+            "the laboratory is not up with a third host: python -m vmferry_lab up --storage"
+        )
+    names = [f"shared-{secrets.token_hex(3)}" for _ in range(2)]
+    try:
+        devices = [lab.share_disk(name, 8 << 20) for name in names]
+        for name, device in zip(names, devices, strict=True):
+            hosta.run(f"echo {name} | dd of={device} bs=4k conv=sync oflag=direct status=none")
+        for name, device in zip(names, devices, strict=True):
+            read = hostb.run(f"dd if={device} bs=4k count=1 iflag=direct status=none")
+            assert read.startswith(f"{name}\n")
+    finally:
+        for name in names:
+            lab.unshare_disk(name)

@@ -252,9 +252,7 @@ async def test_fio_that_fails_in_any_pass_is_a_failure_with_its_words(
     assert "bad magic header" in result.error
     assert result.series["writes"].values
     waited = any("fio_pass" in one for one in fio.said)
-    assert waited == bool(place), (
-        "fio that failed at the source says no more"
-    )
+    assert waited == bool(place), "fio that failed at the source says no more"
 
 
 async def test_for_xl_both_disks_are_on_shared_storage(fio: Lab) -> None:
