@@ -128,3 +128,37 @@ async def test_direct_takes_memory_of_any_alignment(path: str, shift: int) -> No
         buffer = bytearray(size + shift)
         await volume.read_into(0, memoryview(buffer)[shift:])
     assert buffer[shift:] == data == Path(path).read_bytes()
+
+
+@pytest.mark.parametrize("length", [1, 4096, (256 << 10) - 1, 256 << 10, (1 << 20) + 512])
+def test_all_of_it_is_written_in_its_place(tmp_path: Path, length: int) -> None:
+    data = os.urandom(length)
+    fd = os.open(tmp_path / "disk", os.O_RDWR | os.O_CREAT)
+    try:
+        transfer.write_out(fd, memoryview(data), 4096)
+        assert os.pread(fd, length + 1, 4096) == data
+        assert os.fstat(fd).st_size == 4096 + length
+    finally:
+        os.close(fd)
+
+
+def test_the_range_that_was_written_begins_to_be_written_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+    monkeypatch.setattr(transfer, "begin_writeback", lambda *given: begun.append(given))
+    fd = os.open(tmp_path / "disk", os.O_RDWR | os.O_CREAT)
+    try:
+        transfer.write_out(fd, memoryview(bytes(1 << 20)), 8192)
+        assert begun == [(fd, 8192, 1 << 20)]
+    finally:
+        os.close(fd)
+
+
+def test_what_cannot_be_written_out_early_is_no_error() -> None:
+    read, write = os.pipe()
+    try:
+        linux.begin_writeback(write, 0, 4096)
+    finally:
+        os.close(read)
+        os.close(write)
