@@ -26,11 +26,26 @@ from vmferry.engine.policy import ConvergencePolicy, Ruling
 from vmferry.engine.sender import Piece, Sender, Sent
 from vmferry.engine.settings import Settings
 from vmferry.plugins import Hooks
+from vmferry.units import KIB
 from vmferry.wire.tasks import together
 
-__all__ = ["Push"]
+__all__ = ["Push", "piece_size"]
 
+_PIECE_SECONDS = 0.1
+_LEAST_PIECE = 64 * KIB
 Pieces = Callable[[Sequence[SourceDisk], int, Callable[[], bool]], AsyncGenerator[Piece, None]]
+
+
+def piece_size(limit: int, most: int, block_size: int) -> int:
+    """Bytes per extent, a power of two: ``most``, or so few that ten a second keep to ``limit``.
+
+    A dozen are on their way when a round is to end early, and are waited for. Not less than a block
+    or 64 KiB.
+    """
+    if not limit:
+        return most
+    fitting = 1 << max(0, int(limit * _PIECE_SECONDS).bit_length() - 1)
+    return min(most, max(_LEAST_PIECE, block_size, fitting))
 
 
 class Push:
@@ -173,7 +188,7 @@ class Push:
         self._begun = True
         for disk, gauge in zip(self._disks, gauges, strict=True):
             self._whole.discard(disk)
-            async with aclosing(whole_disk(disk, self._settings.piece, gauge.add)) as pieces:
+            async with aclosing(whole_disk(disk, self._piece, gauge.add)) as pieces:
                 async for piece in pieces:
                     if self._enough:
                         disk.todo.mark(piece.offset, piece.length)
@@ -193,6 +208,12 @@ class Push:
             async for one in pieces:
                 yield one
 
+    @property
+    def _piece(self) -> int:
+        """Bytes per extent of a round that begins now."""
+        least = max(disk.block_size for disk in self._disks)
+        return piece_size(self.sender.limit, self._settings.piece, least)
+
     def _found_equal(self, disk: SourceDisk, count: int) -> None:
         self._equal += count
         self._meter.add(disk.disk.name, count)
@@ -206,7 +227,7 @@ class Push:
         def stop() -> bool:
             return self._enough or (until is not None and until.done())
 
-        work = pieces(self._disks, self._settings.piece, stop)
+        work = pieces(self._disks, self._piece, stop)
         await self._round(number, work, gauges, memory=memory)
 
     async def _round(

@@ -85,6 +85,11 @@ class Sender:
         self.total = Sent()
         self.flushing = False
 
+    @property
+    def limit(self) -> int:
+        """Bytes per second that may go at the moment; 0 is no limit."""
+        return self._throttle.rate
+
     async def send(
         self,
         work: AsyncGenerator[Piece, None],
