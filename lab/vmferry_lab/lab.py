@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vmferry_lab import preparing, requirements
 from vmferry_lab.errors import LabError, LabNotUp
@@ -24,6 +25,7 @@ from vmferry_lab.image import Image, build, find
 from vmferry_lab.install import Environment
 from vmferry_lab.layout import HOSTS, STORAGE, Layout
 from vmferry_lab.machine import Machine
+from vmferry_lab.mirror import Mirror, make_mirror, remove_mirror
 from vmferry_lab.recipe import Recipe
 from vmferry_lab.ssh import Ssh
 from vmferry_lab.storage import share_disk, unshare_disk
@@ -137,11 +139,24 @@ class Lab:
             LabNotUp: there is none in this folder.
 
         """
+        return [self._host(name, port) for name, port in self._state()["ports"].items()]
+
+    @property
+    def flavours(self) -> frozenset[str]:
+        """What the laboratory was brought up with, ``storage`` for the third host among it.
+
+        Raises:
+            LabNotUp: there is none in this folder.
+
+        """
+        return frozenset(self._state().get("flavours", ()))
+
+    def _state(self) -> dict[str, Any]:
         try:
-            ports = json.loads(self.layout.state.read_text())["ports"]
+            state: dict[str, Any] = json.loads(self.layout.state.read_text())
         except FileNotFoundError:
             raise LabNotUp(f"no laboratory is up in {self.root}; `up` boots one") from None
-        return [self._host(name, port) for name, port in ports.items()]
+        return state
 
     def host(self, name: str) -> Host:
         """One host by name.
@@ -168,6 +183,20 @@ class Lab:
     def unshare_disk(self, name: str) -> None:
         """Remove a shared disk, if it is there."""
         unshare_disk(self.host(STORAGE.name), self.xen_hosts(), name)
+
+    def mirror_disk(self, name: str, size: int) -> Mirror:
+        """Make a disk of ``size`` bytes on each Xen host, for DRBD to mirror from the first.
+
+        Raises:
+            CommandFailed: there is no DRBD in the hosts, for one; :meth:`unmirror_disk` is due.
+
+        """
+        source, destination = self.xen_hosts()
+        return make_mirror(source, destination, name, size)
+
+    def unmirror_disk(self, name: str) -> None:
+        """Remove a mirrored disk, whatever there is of it; its guest must have gone."""
+        remove_mirror(self.xen_hosts(), name)
 
     def xen_hosts(self) -> list[Host]:
         """The hosts that run Xen."""
@@ -201,6 +230,7 @@ class Lab:
             kernel=build_kernel(self.layout.cache, image),
             fio=build_fio(self.layout.cache, image),
             dependencies=Environment(self.checkout, self.layout.cache).disk(),
+            flavours=recipe.flavours,
         )
 
     def _image(self, recipe: Recipe) -> Image:

@@ -35,6 +35,7 @@ class Plan:
         kernel: the guests' kernel.
         fio: what goes behind the guests' initrd for fio; ``None`` if the image has none.
         dependencies: the disk with what vmferry depends on.
+        flavours: names of the image's further packages.
 
     """
 
@@ -45,6 +46,7 @@ class Plan:
     initrd: Path
     kernel: Path
     dependencies: Path
+    flavours: frozenset[str]
     fio: Path | None = None
 
     def command_line(self, name: str, port: int) -> list[str]:
@@ -70,7 +72,7 @@ def prepare(plan: Plan) -> None:
     for place in plan.places:
         _prepare_host(plan, place, keys)
     ports = {place.name: _free_port() for place in plan.places}
-    layout.state.write_text(json.dumps({"ports": ports}))
+    layout.state.write_text(json.dumps({"ports": ports, "flavours": sorted(plan.flavours)}))
 
 
 def _link(plan: Plan) -> None:

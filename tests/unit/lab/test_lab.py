@@ -59,6 +59,14 @@ def _state(folder: Path) -> Lab:
     return Lab(folder)
 
 
+def test_what_it_was_brought_up_with_is_known_to_later_commands(tmp_path: Path) -> None:
+    lab = _state(tmp_path)
+    assert lab.flavours == frozenset()
+    state = {"ports": {}, "flavours": ["drbd", "storage"]}
+    (tmp_path / "run/lab.json").write_text(json.dumps(state))
+    assert lab.flavours == {"drbd", "storage"}
+
+
 def test_an_unknown_host_is_answered_with_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="no host hostx; there are hosta, hostb"):
         _state(tmp_path).host("hostx")
