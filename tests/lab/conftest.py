@@ -77,6 +77,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 _LAST_WORDS = """\
 xl list
 dmsetup table
+cat /proc/drbd 2>/dev/null
 tail -n 15 /var/log/xen/xl-*.log 2>/dev/null
 tail -n 40 /root/ferry-*/log 2>/dev/null | cut -c1-400
 dmesg | tail -n 15

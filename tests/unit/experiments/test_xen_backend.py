@@ -54,7 +54,10 @@ class Host:
         self.complaints = ""
 
     def run(self, command: Any, **_: Any) -> str:
-        self.said.append((self.name, command if isinstance(command, str) else " ".join(command)))
+        line = command if isinstance(command, str) else " ".join(command)
+        self.said.append((self.name, line))
+        if line == "cat /sys/class/net/xenbr0/statistics/tx_bytes":
+            return f"{1000 * len(self.said)}\n"
         return "6.1\n"
 
     def order(self, name: str, line: str) -> None:
@@ -112,10 +115,39 @@ class Ferry:
         self.said.append(("close",))
 
 
+class Mirror:
+    device = "/dev/drbd0"
+
+    def __init__(self, said: list[Any]) -> None:
+        self.said = said
+
+    def connect(self) -> None:
+        self.said.append(("connect",))
+
+    def await_copy(self, *, timeout: float) -> None:
+        self.said.append(("await copy", timeout))
+
+    def promote(self) -> None:
+        self.said.append(("promote",))
+
+    def part(self) -> None:
+        self.said.append(("part",))
+
+    def sent(self) -> int:
+        return 4096 * len(self.said)
+
+
 class Lab:
+    root = Path("/somewhere")
+
     def __init__(self) -> None:
         self.said: list[Any] = []
         self.hosts = [Host("hosta", self.said), Host("hostb", self.said)]
+        self.flavours = {"drbd", "storage"}
+        self.up = True
+
+    def is_up(self) -> bool:
+        return self.up
 
     def xen_hosts(self) -> list[Host]:
         return self.hosts
@@ -127,11 +159,18 @@ class Lab:
     def unshare_disk(self, name: str) -> None:
         self.said.append(("unshare", name))
 
+    def mirror_disk(self, name: str, size: int) -> Mirror:
+        self.said.append(("mirror", name, size))
+        return Mirror(self.said)
+
+    def unmirror_disk(self, name: str) -> None:
+        self.said.append(("unmirror", name))
+
 
 @pytest.fixture
 def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
     found = Lab()
-    monkeypatch.setattr(xen, "open_lab", lambda spec: found)
+    monkeypatch.setattr(xen, "lab_of", lambda spec: found)
     monkeypatch.setattr(xen._XenRun, "_ferry", lambda self: Ferry(found.said))
     return found
 
@@ -139,6 +178,12 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
 def spec(workload: str = "web", **values: Any) -> RunSpec:
     parameters = Parameters(hypervisor="xen", disk_size=64 << 20, **values)
     return RunSpec(parameters=parameters, load=WORKLOADS[workload], before=0, after=0)
+
+
+def in_order(said: list[Any], *wanted: Any) -> bool:
+    """Whether all of these were said, one after the other, with others between them or not."""
+    places = [said.index(one) for one in wanted]
+    return places == sorted(places)
 
 
 async def test_vmferry_moves_a_guest_over_a_shaped_lan(lab: Lab) -> None:
@@ -170,12 +215,80 @@ async def test_xl_moves_it_on_shared_storage(lab: Lab) -> None:
     (start,) = [one for one in lab.said if "start" in one]
     assert start[1] == ["/dev/shared"]
     assert start[2]["rate"] == "max"
-    moved = lab.said.index(("hosta", "xl migrate ferry-1 hostb"))
-    assert lab.said[moved - 1] == ("hosta", "reset"), "the guest's boot is no downtime"
-    assert lab.said[moved - 2] == ("clocks",)
+    assert in_order(
+        lab.said, ("clocks",), ("hosta", "reset"), ("hosta", "xl migrate ferry-1 hostb")
+    ), "the guest's boot is no downtime"
     assert lab.said[-2:] == [("close",), ("unshare", "ferry-1")]
     assert result.figures["total"] is not None
+    assert result.figures["sent"] > 0
     assert not [one for one in lab.said if "tc qdisc" in str(one)]
+
+
+async def test_xl_moves_it_while_drbd_mirrors_its_disk(lab: Lab) -> None:
+    result = await perform(spec(method="xl-drbd"))
+    assert result.outcome == "done", result.error
+    (start,) = [one for one in lab.said if "start" in one]
+    assert start[1] == ["/dev/drbd0"]
+    assert in_order(
+        lab.said,
+        ("mirror", "ferry-1", 64 << 20),
+        start,
+        ("clocks",),
+        ("hosta", "reset"),
+        ("connect",),
+        ("await copy", 600.0),
+        ("promote",),
+        ("hosta", "xl migrate ferry-1 hostb"),
+        ("part",),
+    ), "the copy is a part of the move, and the guest is judged on the destination's disk alone"
+    assert lab.said[-2:] == [("close",), ("unmirror", "ferry-1")]
+    names = [one.name for one in result.phases]
+    assert names == ["sync", "promote", "migrate", "part"]
+    assert result.figures["total"] >= sum(one.seconds for one in result.phases)
+    assert result.figures["downtime_guest"] == 1.5
+    copied, parted = result.events
+    assert 0 < copied.facts["sent"] < parted.facts["sent"]
+
+
+async def test_a_mirrored_disk_is_removed_after_a_failure(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Mirror, *, timeout: float) -> None:
+        raise InputError("the hosts have parted")
+
+    monkeypatch.setattr(Mirror, "await_copy", fail)
+    result = await perform(spec(method="xl-drbd"))
+    assert (result.outcome, result.error) == ("failed", "InputError: the hosts have parted")
+    assert [one.name for one in result.phases] == ["sync"]
+    assert lab.said[-2:] == [("close",), ("unmirror", "ferry-1")]
+
+
+async def test_what_cannot_be_closed_does_not_keep_the_disk(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Ferry) -> None:
+        raise InputError("no answer")
+
+    monkeypatch.setattr(Ferry, "close", fail)
+    result = await perform(spec(method="xl-drbd"))
+    assert "no answer" in result.error
+    assert lab.said[-1] == ("unmirror", "ferry-1")
+
+
+@pytest.mark.parametrize(
+    ("method", "flavour", "option"),
+    [("xl-drbd", "drbd", "--with drbd"), ("xl-migrate", "storage", "--storage")],
+)
+def test_a_laboratory_without_what_a_method_needs_is_refused_before_the_first_run(
+    lab: Lab, describe: Describe, method: str, flavour: str, option: str
+) -> None:
+    text = f"[matrix]\nhypervisor = 'xen'\nmethod = ['vmferry', '{method}']\n"
+    assert len(make_cells(describe(text))) == 2
+    lab.flavours.remove(flavour)
+    with pytest.raises(InputError, match=f"'{method}'.*/somewhere.*down, then .* up {option}"):
+        make_cells(describe(text))
+    lab.up = False
+    assert len(make_cells(describe(text))) == 2, "it can be planned without a laboratory"
 
 
 async def test_a_failure_is_quoted_and_everything_removed(
@@ -271,8 +384,11 @@ async def test_a_guest_without_fio_is_not_asked_for_it(lab: Lab) -> None:
 
 def test_without_a_laboratory_it_is_said_how_to_have_one(tmp_path: Path) -> None:
     other = RunSpec(parameters=Parameters(hypervisor="xen"), lab={"folder": str(tmp_path)})
-    with pytest.raises(InputError, match="vmferry_lab"):
+    with pytest.raises(InputError, match=r"vmferry_lab up$"):
         xen.open_lab(other)
+    mirrored = Parameters(hypervisor="xen", method="xl-drbd")
+    with pytest.raises(InputError, match="vmferry_lab up --with drbd"):
+        xen.open_lab(RunSpec(parameters=mirrored, lab={"folder": str(tmp_path)}))
 
 
 def test_what_it_cannot_do_is_refused_or_noted(describe: Describe) -> None:
@@ -287,7 +403,18 @@ def test_what_it_cannot_do_is_refused_or_noted(describe: Describe) -> None:
 @pytest.mark.parametrize(
     "path", sorted((Path(__file__).parents[3] / "experiments").glob("*.toml")), ids=lambda p: p.stem
 )
-def test_the_experiments_that_come_along_are_valid(path: Path) -> None:
+def test_the_experiments_that_come_along_are_valid(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VMFERRY_LAB", str(tmp_path))  # one that is up may refuse some
     cells = make_cells(read_definition(path))
     assert len(cells) > 1
     assert all(backend(cell.spec.parameters.hypervisor) for cell in cells)
+
+
+async def test_drbd_mirrors_both_disks_of_a_guest_with_fio(fio: Lab) -> None:
+    await perform(with_fio(method="xl-drbd"))
+    mirrored = [one[1:] for one in fio.said if one[0] == "mirror"]
+    assert mirrored == [("ferry-1", 64 << 20), ("ferry-1-writer", 16 << 20)]
+    assert fio.said.count(("connect",)) == fio.said.count(("part",)) == 2
+    assert fio.said[-2:] == [("unmirror", "ferry-1"), ("unmirror", "ferry-1-writer")]

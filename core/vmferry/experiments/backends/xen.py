@@ -7,27 +7,27 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
 from vmferry.api import Load, Options
 from vmferry.errors import HypervisorError, InputError
-from vmferry.experiments.backends.base import VMFERRY, Backend
+from vmferry.experiments.backends.base import Backend
 from vmferry.experiments.backends.command import migration_words, plugin_words
 from vmferry.experiments.backends.fio import failure, judge_fio, note_fio
+from vmferry.experiments.backends.xen_baselines import BASELINES, Baseline, Watch
 from vmferry.experiments.facts import versions
 from vmferry.experiments.fiojobs import job_notes
 from vmferry.experiments.listening import Listener
 from vmferry.experiments.parameters import Parameters
-from vmferry.experiments.results import PhaseTime, Result, RunSpec
+from vmferry.experiments.results import Result, RunSpec
 from vmferry.plugins.options import validate
 from vmferry.units import MIB
 
 __all__ = ["LabOptions", "XenBackend"]
 
-XL = "xl-migrate"
 _SECONDS = 300.0
 _RATE = 4 * MIB
 _FIO_PASS = 60.0
@@ -53,17 +53,17 @@ class XenBackend(Backend):
 
     @property
     def methods(self) -> Mapping[str, str]:
-        """Vmferry without shared storage, and Xen's own with it."""
-        return {**super().methods, XL: "unmodified `xl migrate`, the disk on shared storage"}
+        """Vmferry, and Xen's own on disks that others see to."""
+        return {**super().methods, **{name: one.summary for name, one in BASELINES.items()}}
 
     def irrelevant(self, method: str) -> frozenset[str]:
         """A laboratory's guest has the memory that it has; its agents speak TCP."""
         return super().irrelevant(method) | {"memory", "transport", "volume"}
 
     def check(self, spec: RunSpec) -> tuple[str, ...]:
-        """What the laboratory's guests can do."""
+        """What the laboratory's guests can do, and the laboratory itself if it is up."""
         self.check_method(spec)
-        _options(spec)
+        _check_lab(spec)
         if spec.load.trace:
             raise InputError("the laboratory's guest replays no traces")
         if spec.parameters.disk_size % MIB:
@@ -92,11 +92,11 @@ def _options(spec: RunSpec) -> LabOptions:
     return found
 
 
-def open_lab(spec: RunSpec) -> Any:
-    """The laboratory that is up.
+def lab_of(spec: RunSpec) -> Any:
+    """The laboratory that a run names, up or not.
 
     Raises:
-        InputError: its package is not here, or no laboratory is up in the folder.
+        InputError: its package is not here.
 
     """
     try:
@@ -108,11 +108,46 @@ def open_lab(spec: RunSpec) -> Any:
         ) from error
     from pathlib import Path
 
-    folder = _options(spec).folder or os.environ.get("VMFERRY_LAB") or ".lab"
-    lab = Lab(root=Path(folder))
+    return Lab(root=Path(_options(spec).folder or os.environ.get("VMFERRY_LAB") or ".lab"))
+
+
+def open_lab(spec: RunSpec) -> Any:
+    """The laboratory that is up.
+
+    Raises:
+        InputError: its package is not here, or no laboratory is up in the folder.
+
+    """
+    lab = lab_of(spec)
     if not lab.is_up():
-        raise InputError(f"no laboratory is up in {folder}: python -m vmferry_lab up --storage")
+        raise InputError(f"no laboratory is up in {lab.root}: {_up(spec)}")
     return lab
+
+
+def _up(spec: RunSpec) -> str:
+    baseline = BASELINES.get(spec.parameters.method)
+    return " ".join(["python -m vmferry_lab up", *([baseline.option] if baseline else [])])
+
+
+def _check_lab(spec: RunSpec) -> None:
+    """Refuse a laboratory that is up without what a method needs.
+
+    There need be none yet: it may be on a worker's machine, or brought up after the plan is made.
+    """
+    _options(spec)
+    method = spec.parameters.method
+    baseline = BASELINES.get(method)
+    if baseline is None:
+        return
+    try:
+        lab = lab_of(spec)
+    except InputError:
+        return
+    if lab.is_up() and baseline.flavour not in lab.flavours:
+        raise InputError(
+            f"method {method!r}: the laboratory in {lab.root} is up without it; end it with "
+            f"python -m vmferry_lab down, then {_up(spec)}"
+        )
 
 
 class _XenRun:
@@ -126,21 +161,25 @@ class _XenRun:
     def play(self) -> None:
         """From the guest's start to the verdict; everything is removed at the end."""
         self.result.host = {"kernel": self.here.run("uname -r").strip(), "emulated": True}
-        ferry = self._ferry()
-        ours = self.spec.parameters.method == VMFERRY
-        try:
-            with shaped_hosts(
-                (self.here, self.there), self.spec.parameters, _options(self.spec).interface
-            ):
-                (self._by_vmferry if ours else self._by_xl)(ferry)
+        ferry, interface = self._ferry(), _options(self.spec).interface
+        with ExitStack() as leftovers:
+            baseline = self._baseline(ferry.name)
+            if baseline is not None:
+                leftovers.callback(baseline.remove_disks)
+            leftovers.callback(ferry.close)  # before its disks are removed
+            with shaped_hosts((self.here, self.there), self.spec.parameters, interface):
+                if baseline is None:
+                    self._by_vmferry(ferry)
+                else:
+                    self._by_xl(ferry, baseline)
             time.sleep(self.spec.after)
             if self.spec.load.fio:
                 self._judge_fio(ferry.name)
             self._judge(self.there.guests.verdict(ferry.name))
-        finally:
-            ferry.close()
-            for name in () if ours else self._shared(ferry):
-                self.lab.unshare_disk(name)
+
+    def _baseline(self, name: str) -> Baseline | None:
+        kind = BASELINES.get(self.spec.parameters.method)
+        return None if kind is None else kind(self.lab, name, self._disks(name), self.spec.timeout)
 
     def _ferry(self) -> Any:
         from vmferry_lab.ferry import Ferry  # type: ignore[import-untyped, unused-ignore]
@@ -173,27 +212,28 @@ class _XenRun:
             self.booted = self.here.guests.booted(ferry.name)
         self.here.guests.order(ferry.name, "reset")
 
-    def _by_xl(self, ferry: Any) -> None:
-        spec, name = self.spec, ferry.name
-        shared = self._shared(ferry).items()
-        devices = [self.lab.share_disk(disk, size) for disk, size in shared]
-        ferry.start(devices, **writer_of(spec))
+    def _by_xl(self, ferry: Any, baseline: Baseline) -> None:
+        ferry.start(baseline.make_disks(), **writer_of(self.spec))
         self._settle(ferry)
-        self.result.begun = time.time()
-        began = time.monotonic()
-        self.here.run(["xl", "migrate", name, self.there.name], timeout=spec.timeout)
-        seconds = time.monotonic() - began
-        one = PhaseTime(role="source", name="migrate", begin=0.0, seconds=seconds)
-        self.result.phases.append(one)
-        self.result.figures |= {"total": seconds, "pending": 0}
+        before = self._transmitted()
+        watch = Watch(self.result)
+        baseline.move(watch)
+        self.result.figures |= {"total": watch.seconds, "pending": 0}
+        self.result.figures["sent"] = self._transmitted() - before
+        self.result.notes.append("sent is all that the source put on its network, headers too")
 
-    def _shared(self, ferry: Any) -> dict[str, int]:
-        """The guest's disks on shared storage by name, with their sizes."""
-        disks = {ferry.name: self.spec.parameters.disk_size}
+    def _transmitted(self) -> int:
+        """Bytes that the source has put on the hosts' network."""
+        interface = _options(self.spec).interface
+        return int(self.here.run(f"cat /sys/class/net/{interface}/statistics/tx_bytes"))
+
+    def _disks(self, name: str) -> dict[str, int]:
+        """The guest's disks by name, with their sizes."""
+        disks = {name: self.spec.parameters.disk_size}
         if self.spec.load.fio:
             from vmferry_lab.guest import WRITER_DISK
 
-            disks[f"{ferry.name}-writer"] = WRITER_DISK
+            disks[f"{name}-writer"] = WRITER_DISK
         return disks
 
     def _judge_fio(self, name: str) -> None:
