@@ -14,7 +14,7 @@ from pretending import Describe
 
 from vmferry.api import Load
 from vmferry.errors import InputError
-from vmferry.experiments.backends import backend, xen
+from vmferry.experiments.backends import backend, xen, xen_lab
 from vmferry.experiments.definition import read_definition
 from vmferry.experiments.executors import perform
 from vmferry.experiments.matrix import make_cells
@@ -170,7 +170,7 @@ class Lab:
 @pytest.fixture
 def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
     found = Lab()
-    monkeypatch.setattr(xen, "lab_of", lambda spec: found)
+    monkeypatch.setattr(xen_lab, "lab_of", lambda spec: found)
     monkeypatch.setattr(xen._XenRun, "_ferry", lambda self: Ferry(found.said))
     return found
 
@@ -385,10 +385,10 @@ async def test_a_guest_without_fio_is_not_asked_for_it(lab: Lab) -> None:
 def test_without_a_laboratory_it_is_said_how_to_have_one(tmp_path: Path) -> None:
     other = RunSpec(parameters=Parameters(hypervisor="xen"), lab={"folder": str(tmp_path)})
     with pytest.raises(InputError, match=r"vmferry_lab up$"):
-        xen.open_lab(other)
+        xen_lab.open_lab(other)
     mirrored = Parameters(hypervisor="xen", method="xl-drbd")
     with pytest.raises(InputError, match="vmferry_lab up --with drbd"):
-        xen.open_lab(RunSpec(parameters=mirrored, lab={"folder": str(tmp_path)}))
+        xen_lab.open_lab(RunSpec(parameters=mirrored, lab={"folder": str(tmp_path)}))
 
 
 def test_what_it_cannot_do_is_refused_or_noted(describe: Describe) -> None:

@@ -4,44 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from typing import Annotated, Any, ClassVar
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any, ClassVar
 
-from msgspec import Meta
-
-from vmferry.api import Load, Options
+from vmferry.api import Load
 from vmferry.errors import HypervisorError, InputError
 from vmferry.experiments.backends.base import Backend
 from vmferry.experiments.backends.command import migration_words, plugin_words
 from vmferry.experiments.backends.fio import failure, judge_fio, note_fio
 from vmferry.experiments.backends.xen_baselines import BASELINES, Baseline, Watch
+from vmferry.experiments.backends.xen_lab import check_lab, lab_options, open_lab, shaped_hosts
 from vmferry.experiments.facts import versions
 from vmferry.experiments.fiojobs import job_notes
 from vmferry.experiments.listening import Listener
-from vmferry.experiments.parameters import Parameters
 from vmferry.experiments.results import Result, RunSpec
-from vmferry.plugins.options import validate
 from vmferry.units import MIB
 
-__all__ = ["LabOptions", "XenBackend"]
+__all__ = ["XenBackend"]
 
 _SECONDS = 300.0
 _RATE = 4 * MIB
 _FIO_PASS = 60.0
 """Seconds until the pass ends that fio is at when the guest has been moved; jobs differ."""
 _PARTS = {"lost": "bad_now", "bad_reads": "bad", "checked": "sectors", "acknowledged": "writes"}
-
-
-class LabOptions(Options, frozen=True, kw_only=True):
-    """The table ``[lab]`` of an experiment's file."""
-
-    folder: Annotated[str, Meta(description="of a laboratory that is up; else $VMFERRY_LAB")] = ""
-    interface: Annotated[
-        str, Meta(pattern=r"^[A-Za-z0-9._-]+$", description="the hosts' way to each other")
-    ] = "xenbr0"
 
 
 class XenBackend(Backend):
@@ -63,7 +50,7 @@ class XenBackend(Backend):
     def check(self, spec: RunSpec) -> tuple[str, ...]:
         """What the laboratory's guests can do, and the laboratory itself if it is up."""
         self.check_method(spec)
-        _check_lab(spec)
+        check_lab(spec)
         if spec.load.trace:
             raise InputError("the laboratory's guest replays no traces")
         if spec.parameters.disk_size % MIB:
@@ -86,70 +73,6 @@ class XenBackend(Backend):
         await asyncio.to_thread(_XenRun(open_lab(spec), spec, result).play)
 
 
-def _options(spec: RunSpec) -> LabOptions:
-    found = validate("[lab]", LabOptions, spec.lab)
-    assert isinstance(found, LabOptions)
-    return found
-
-
-def lab_of(spec: RunSpec) -> Any:
-    """The laboratory that a run names, up or not.
-
-    Raises:
-        InputError: its package is not here.
-
-    """
-    try:
-        from vmferry_lab import Lab  # type: ignore[import-untyped, unused-ignore]
-    except ImportError as error:
-        raise InputError(
-            "hypervisor 'xen' needs the laboratory, which is in the source tree alone: "
-            "PYTHONPATH=lab, or pip install -e ."
-        ) from error
-    from pathlib import Path
-
-    return Lab(root=Path(_options(spec).folder or os.environ.get("VMFERRY_LAB") or ".lab"))
-
-
-def open_lab(spec: RunSpec) -> Any:
-    """The laboratory that is up.
-
-    Raises:
-        InputError: its package is not here, or no laboratory is up in the folder.
-
-    """
-    lab = lab_of(spec)
-    if not lab.is_up():
-        raise InputError(f"no laboratory is up in {lab.root}: {_up(spec)}")
-    return lab
-
-
-def _up(spec: RunSpec) -> str:
-    baseline = BASELINES.get(spec.parameters.method)
-    return " ".join(["python -m vmferry_lab up", *([baseline.option] if baseline else [])])
-
-
-def _check_lab(spec: RunSpec) -> None:
-    """Refuse a laboratory that is up without what a method needs.
-
-    There need be none yet: it may be on a worker's machine, or brought up after the plan is made.
-    """
-    _options(spec)
-    method = spec.parameters.method
-    baseline = BASELINES.get(method)
-    if baseline is None:
-        return
-    try:
-        lab = lab_of(spec)
-    except InputError:
-        return
-    if lab.is_up() and baseline.flavour not in lab.flavours:
-        raise InputError(
-            f"method {method!r}: the laboratory in {lab.root} is up without it; end it with "
-            f"python -m vmferry_lab down, then {_up(spec)}"
-        )
-
-
 class _XenRun:
     """One guest and its move, step by step; blocks."""
 
@@ -161,7 +84,7 @@ class _XenRun:
     def play(self) -> None:
         """From the guest's start to the verdict; everything is removed at the end."""
         self.result.host = {"kernel": self.here.run("uname -r").strip(), "emulated": True}
-        ferry, interface = self._ferry(), _options(self.spec).interface
+        ferry, interface = self._ferry(), lab_options(self.spec).interface
         with ExitStack() as leftovers:
             baseline = self._baseline(ferry.name)
             if baseline is not None:
@@ -224,7 +147,7 @@ class _XenRun:
 
     def _transmitted(self) -> int:
         """Bytes that the source has put on the hosts' network."""
-        interface = _options(self.spec).interface
+        interface = lab_options(self.spec).interface
         return int(self.here.run(f"cat /sys/class/net/{interface}/statistics/tx_bytes"))
 
     def _disks(self, name: str) -> dict[str, int]:
@@ -297,24 +220,3 @@ def _hear(log: str, listen: Any) -> None:
 def _last(ferry: Any, host: Any) -> str:
     lines = [line for line in ferry.log(host).splitlines() if line.startswith("migrate:")]
     return lines[-1] if lines else "it says nothing"
-
-
-@contextmanager
-def shaped_hosts(hosts: Any, parameters: Parameters, interface: str) -> Iterator[None]:
-    """Real packets are delayed, lost and held back by netem (tc-netem(8)) while inside."""
-    words = []
-    if parameters.latency:
-        words += ["delay", f"{parameters.latency * 1000:g}ms"]
-    if parameters.loss:
-        words += ["loss", f"{parameters.loss * 100:g}%"]
-    if parameters.bandwidth:
-        words += ["rate", f"{8 * parameters.bandwidth}bit"]
-    shaped = []
-    try:
-        for host in hosts if words else ():
-            host.run(["tc", "qdisc", "replace", "dev", interface, "root", "netem", *words])
-            shaped.append(host)
-        yield
-    finally:
-        for host in shaped:
-            host.run(f"tc qdisc del dev {interface} root || true")
