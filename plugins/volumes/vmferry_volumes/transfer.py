@@ -46,18 +46,19 @@ def read_full(fd: int, view: memoryview, offset: int) -> None:
 def write_full(fd: int, view: memoryview, offset: int) -> None:
     """Write all of ``view`` at byte ``offset``."""
     while view.nbytes:
-        count = os.pwrite(fd, view[:_PIECE], offset)
+        count = os.pwrite(fd, view, offset)
         if not count:
             raise OSError(errno.EIO, f"nothing could be written at byte {offset}")
         view, offset = view[count:], offset + count
 
 
 def write_out(fd: int, view: memoryview, offset: int) -> None:
-    """As ``write_full``, and let the kernel begin to write it out.
+    """As ``write_full`` into the page cache, and let the kernel begin to write it out.
 
     Otherwise all of a disk may be in memory by the time it is to be durable.
     """
-    write_full(fd, view, offset)
+    for start in range(0, view.nbytes, _PIECE):
+        write_full(fd, view[start : start + _PIECE], offset + start)
     begin_writeback(fd, offset, view.nbytes)
 
 
