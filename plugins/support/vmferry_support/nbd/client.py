@@ -107,9 +107,9 @@ class NbdClient:
     async def write(self, offset: int, data: memoryview, *, fua: bool = False) -> None:
         """Write ``data``, which is contiguous bytes; with ``fua`` it is durable on return."""
         for start, size in _pieces(offset, len(data), self.export.largest):
-            await self._do(
-                Command.WRITE, start, size, data[start - offset :][:size], Flag.FUA if fua else 0
-            )
+            piece = data[start - offset :][:size]
+            flags = Flag.FUA if fua else 0
+            await self._answered(self._ask(Command.WRITE, start, size, piece, flags))
 
     async def write_zeroes(
         self, offset: int, length: int, *, unmap: bool = True, fua: bool = False
@@ -117,16 +117,16 @@ class NbdClient:
         """Make the range read as zeroes; with ``unmap`` it may lose its allocation."""
         flags = (0 if unmap else Flag.NO_HOLE) | (Flag.FUA if fua else 0)
         for start, size in _pieces(offset, length, _ZERO_PIECE):
-            await self._do(Command.WRITE_ZEROES, start, size, flags=flags)
+            await self._answered(self._ask(Command.WRITE_ZEROES, start, size, flags=flags))
 
     async def trim(self, offset: int, length: int) -> None:
         """The range is no longer needed."""
         for start, size in _pieces(offset, length, _ZERO_PIECE):
-            await self._do(Command.TRIM, start, size)
+            await self._answered(self._ask(Command.TRIM, start, size))
 
     async def flush(self) -> None:
         """Make every write that was completed before the call durable."""
-        await self._do(Command.FLUSH, 0, 0)
+        await self._answered(self._ask(Command.FLUSH, 0, 0))
 
     async def status(self, context: str, offset: int, length: int) -> Status:
         """What a metadata context, one of ``export.contexts``, says from ``offset`` on.
@@ -134,7 +134,8 @@ class NbdClient:
         It covers at least one extent and at most the range; neighbouring extents may be alike.
         """
         number = self.export.contexts[context]
-        asked = await self._do(Command.BLOCK_STATUS, offset, min(length, _STATUS_PIECE))
+        asked = self._ask(Command.BLOCK_STATUS, offset, min(length, _STATUS_PIECE))
+        await self._answered(asked)
         if number not in asked.statuses:
             raise self._end(NbdLost(f"{self._what}: a block status without {context!r}"))
         return asked.statuses[number]
@@ -168,18 +169,6 @@ class NbdClient:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
-
-    async def _do(
-        self,
-        command: Command,
-        offset: int,
-        length: int,
-        data: memoryview | None = None,
-        flags: int = 0,
-    ) -> Pending:
-        pending = self._ask(command, offset, length, data, flags)
-        await self._answered(pending)
-        return pending
 
     def _ask(
         self,

@@ -106,15 +106,15 @@ class Bitmaps:
 
     async def _ready_copy(self) -> BitmapCopy:
         copy, self._spare = self._spare, None
-        if copy is None:
-            copy = BitmapCopy(self.qmp, self._exports, self._size)
-            await copy.make()
+        return copy or await self._new_copy()
+
+    async def _new_copy(self) -> BitmapCopy:
+        copy = BitmapCopy(self.qmp, self._exports, self._size)
+        await copy.make()
         return copy
 
     async def _make_spare(self) -> None:
-        copy = BitmapCopy(self.qmp, self._exports, self._size)
-        await copy.make()
-        self._spare = copy
+        self._spare = await self._new_copy()
 
     async def take_back(self, name: str) -> None:
         """Put what ``name`` holds into the one that records, and remove it."""
