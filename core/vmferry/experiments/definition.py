@@ -44,6 +44,7 @@ from vmferry.errors import InputError
 from vmferry.experiments.nearest import known
 from vmferry.experiments.parameters import AXES, parse_value
 from vmferry.experiments.policies import read_policies
+from vmferry.experiments.textfiles import read_text
 from vmferry.experiments.workloads import read_workloads
 from vmferry.plugins import KINDS, OptionTable
 from vmferry.plugins.options import validate
@@ -131,22 +132,11 @@ def read_definition(path: Path) -> Definition:
         InputError: it cannot be read or is wrong; names the file, the key and the nearest there is.
 
     """
-    text = _text(path)
+    text = read_text(path, _MOST)
     try:
         return _definition(path, text)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-
-
-def _text(path: Path) -> str:
-    try:
-        if path.stat().st_size > _MOST:
-            raise InputError(f"{path} is larger than {_MOST} bytes")
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error}") from error
 
 
 def _definition(path: Path, text: str) -> Definition:

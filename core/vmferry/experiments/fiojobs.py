@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from vmferry.errors import InputError
 from vmferry.experiments.nearest import unknown
+from vmferry.experiments.textfiles import read_text
 
 __all__ = ["DISK", "job_notes", "read_job"]
 
@@ -53,7 +54,7 @@ def read_job(path: Path) -> str:
             write the guest's disk; names the file, and the line if it is one.
 
     """
-    text = _text(path)
+    text = read_text(path, _MOST)
     try:
         _check(text)
     except InputError as error:
@@ -71,17 +72,6 @@ def job_notes(text: str) -> tuple[str, ...]:
     if any((line.key, line.value) in (("direct", "0"), ("buffered", "1")) for line in lines):
         notes.append("fio may compare the guest's memory and not its disk: the job is buffered")
     return tuple(notes)
-
-
-def _text(path: Path) -> str:
-    try:
-        if path.stat().st_size > _MOST:
-            raise InputError(f"{path} is larger than {_MOST} bytes: no job file of fio")
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read the job file {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: no job file of fio") from error
 
 
 def _lines(text: str) -> Iterator[_Line]:

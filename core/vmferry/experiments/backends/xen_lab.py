@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 from msgspec import Meta
@@ -49,8 +50,6 @@ def lab_of(spec: RunSpec) -> Any:
             "hypervisor 'xen' needs the laboratory, which is in the source tree alone: "
             "PYTHONPATH=lab, or pip install -e ."
         ) from error
-    from pathlib import Path
-
     return Lab(root=Path(lab_options(spec).folder or os.environ.get("VMFERRY_LAB") or ".lab"))
 
 
