@@ -1,15 +1,20 @@
 """Entry points of plugins, with the distribution each comes from, and how one is loaded.
 
 ``importlib.metadata`` tells the distributions, which stevedore's own list leaves out and its cache
-in the user's cache folder may be behind on; stevedore loads.
+in the user's cache folder may be behind on; stevedore loads. Looking through all distributions
+takes milliseconds, and plugins are asked for several times in a migration: what was found holds
+until a folder of ``sys.path`` changes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from stevedore.driver import DriverManager
@@ -69,7 +74,8 @@ class Candidate:
 
 def candidates(kind: str) -> list[Candidate]:
     """All entry points of a kind, sorted by name; a temporary one hides the installed one."""
-    found = [_from_entry_point(kind, point) for point in entry_points(group=group_of(kind))]
+    points = _installed(tuple(_places())).select(group=group_of(kind))
+    found = [_from_entry_point(kind, point) for point in points]
     given = [
         Candidate(kind, name, _TEMPORARY, "", _Given(name, target))
         for (of, name), target in _temporary.items()
@@ -80,13 +86,33 @@ def candidates(kind: str) -> list[Candidate]:
     return sorted(found + given, key=lambda candidate: (candidate.name, candidate.origin))
 
 
+def _places() -> Iterator[tuple[str, int]]:
+    """The folders that distributions are looked for in, and when each has changed last."""
+    for place in sys.path:
+        changed = 0
+        with contextlib.suppress(OSError):
+            changed = os.stat(place or ".").st_mtime_ns
+        yield place, changed
+
+
+@functools.lru_cache(maxsize=2)
+def _installed(_: tuple[tuple[str, int], ...]) -> Any:
+    """All entry points there are, of whatever group."""
+    return entry_points()
+
+
 def _from_entry_point(kind: str, point: EntryPoint) -> Candidate:
-    name, version = "(unknown)", ""
-    if point.dist is not None:
-        # A damaged distribution has no name or version; it must not hide the others.
-        with contextlib.suppress(Exception):
-            name, version = point.dist.name or name, point.dist.version or version
+    name, version = ("(unknown)", "") if point.dist is None else _identity(point.dist)
     return Candidate(kind, point.name, name, version, point)
+
+
+@functools.lru_cache(maxsize=64)
+def _identity(distribution: Distribution) -> tuple[str, str]:
+    """Name and version. A damaged distribution has none; it must not hide the others."""
+    try:
+        return distribution.name or "(unknown)", distribution.version or ""
+    except Exception:
+        return "(unknown)", ""
 
 
 def names(kind: str) -> list[str]:

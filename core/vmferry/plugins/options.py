@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -120,7 +121,8 @@ def _decode_path(wanted: type, value: Any) -> Any:
     return Path(value).expanduser()
 
 
-def _fields(options_type: type[Options]) -> dict[str, shapes.Field]:
+@functools.lru_cache(maxsize=64)
+def _fields(options_type: type[Options]) -> Mapping[str, shapes.Field]:
     shape = shapes.type_info(options_type)
     assert isinstance(shape, shapes.StructType)
     return {field.encode_name: field for field in shape.fields}

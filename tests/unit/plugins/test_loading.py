@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import io
+import time
 from typing import Any
 
 import pytest
 
 from vmferry.api import NoOptions, Options, Trial
 from vmferry.errors import InputError, OptionError, PluginError, PluginNotFound
-from vmferry.plugins import available, describe, load, names, temporary
+from vmferry.plugins import available, candidates, describe, load, names, temporary
 
 TRACKER_SOURCE = """
 from vmferry.api import Tracker
@@ -29,6 +30,33 @@ def test_load_finds_checks_and_constructs(install: Any) -> None:
     assert type(plugin).__name__ == "Floppy"
     assert isinstance(plugin.options, NoOptions)
     assert load("tracker", "floppy") is not plugin
+
+
+def test_distributions_are_looked_through_once(install: Any, monkeypatch: Any) -> None:
+    """And again when one is installed beside those there are, or in a folder of its own."""
+    looked = []
+    real = candidates.entry_points
+    monkeypatch.setattr(candidates, "entry_points", lambda: looked.append(1) or real())
+    install("floppies", {"vmferry.trackers": {"floppy": "fl_b:Floppy"}}, fl_b=TRACKER_SOURCE)
+    for kind in ("tracker", "volume", "tracker", "transport"):
+        names(kind)
+    assert len(looked) == 1
+    install("tapes", {"vmferry.trackers": {"tape": "fl_b:Tape"}})
+    assert {"floppy", "tape"} <= set(names("tracker"))
+    assert len(looked) == 2
+
+
+def test_a_distribution_that_appears_in_a_known_folder_is_found(
+    install: Any, tmp_path: Any
+) -> None:
+    install("floppies", {"vmferry.trackers": {"floppy": "fl_c:Floppy"}})
+    names("tracker")
+    time.sleep(0.02)  # a folder's time of change is as fine as the kernel's clock tick
+    info = tmp_path / "floppies" / "tapes-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tapes\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[vmferry.trackers]\ntape = fl_c:Tape\n")
+    assert {"floppy", "tape"} <= set(names("tracker"))
 
 
 def test_load_lists_what_there_is_when_there_is_no_such_plugin(sample: Any) -> None:
