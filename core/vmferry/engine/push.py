@@ -139,6 +139,7 @@ class Push:
         except BaseException:
             memory.close()
             raise
+        durable = self.sender.total.covered
         task = asyncio.get_running_loop().create_task(memory)
         try:
             while not task.done():
@@ -155,7 +156,8 @@ class Push:
             if not task.cancelled():
                 task.exception()  # counts as looked at, if it is not what is raised
         task.result()
-        await self.sender.barrier(durable=True)
+        if self.sender.total.covered != durable:
+            await self.sender.barrier(durable=True)
 
     async def finish(self) -> None:
         """The guest stands still, all is harvested: send what is more than may be pulled.
