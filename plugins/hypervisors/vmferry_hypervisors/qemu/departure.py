@@ -31,8 +31,11 @@ from vmferry_support.qmp import Qmp, QmpError, QmpLost, QmpRefused, QmpTimeout
 __all__ = ["QemuDeparture"]
 
 _ACK = "switchover-ack"
-_POLL, _SOON = 0.02, 0.005
-"""Seconds between two looks at the memory, and when so little is left that it may be the last."""
+_POLL, _SOON, _SELDOM = 0.02, 0.005, 0.2
+"""Seconds between two looks at the memory at least, when so little is left that it may be the last,
+and at most."""
+_SHARE = 0.25
+"""Of the time that the rest of a round takes, until the next look."""
 _LOOKS = 3
 _SHRINKS, _NO_BETTER = 0.9, 3
 _HOLD = 1
@@ -72,6 +75,7 @@ class QemuDeparture(Departure):
         self._return = ReturnPath(stream)
         self._relay = Relay(ours, self._return)
         self._began = self._over = self._fits = self._asks = False
+        self._seconds = 0.0
         self._last: list[int] = []
         self._rounds: list[int] = []
 
@@ -118,9 +122,15 @@ class QemuDeparture(Departure):
             if self._near(await self._look()):
                 return
             with contextlib.suppress(QmpTimeout):
-                pause = _SOON if self._fits else _POLL
-                await raced(self._migration.reach(_STOPPED, pause), self._relay)
+                await raced(self._migration.reach(_STOPPED, self._pause), self._relay)
                 return
+
+    @property
+    def _pause(self) -> float:
+        """Seconds to the next look: questions cost QEMU and us what the memory could have."""
+        if self._fits:
+            return _SOON
+        return min(max(_POLL, _SHARE * self._seconds), _SELDOM)
 
     async def _begin(self) -> None:
         if self._over:
@@ -161,7 +171,9 @@ class QemuDeparture(Departure):
         if self._progress.rounds >= self._options.max_rounds or self._stuck(int(ram["remaining"])):
             return True
         self._last = [*self._last[1 - _LOOKS :], int(ram["remaining"])]
-        limit = float(ram["mbps"]) * 1e6 / 8 * self._options.downtime_limit
+        rate = float(ram["mbps"]) * 1e6 / 8
+        self._seconds = self._last[-1] / rate if rate else 0.0
+        limit = rate * self._options.downtime_limit
         self._fits = self._progress.rounds > 0 and max(self._last) <= limit
         return self._fits and len(self._last) == _LOOKS
 

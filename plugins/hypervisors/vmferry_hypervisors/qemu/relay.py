@@ -11,10 +11,11 @@ from vmferry.errors import ConnectionLost
 
 __all__ = ["NoStream", "Relay", "socket_pair"]
 
-_PIECE = 256 << 10
-_BUFFER = 256 << 10
-"""What QEMU has handed over and the link has not carried, it takes for sent when it reckons how
-long the guest will stand still: so little, also since it costs less than more would."""
+_PIECE = 512 << 10
+_BUFFER = 1 << 20
+"""Half of it is data. What QEMU has handed over and the link has not carried, it takes for sent
+when it reckons how long the guest will stand still. But the less there is to be taken at a time,
+the more is to be done for each byte: with a quarter of this, memory moved half as fast."""
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
