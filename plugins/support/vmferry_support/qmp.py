@@ -147,6 +147,8 @@ class Qmp:
         self.path = channel.path
         self.version = channel.version
         """Of QEMU: major, minor, micro."""
+        self.process = channel.process
+        """Number of the process that made the socket, QEMU or libvirt; 0 if that cannot be seen."""
 
     @classmethod
     async def connect(cls, path: str, *, timeout: float = 10.0, appearing: bool = False) -> Qmp:

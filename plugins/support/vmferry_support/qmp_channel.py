@@ -22,11 +22,11 @@ from qemu.qmp import (
 )
 from qemu.qmp.message import Message
 
-from vmferry_support.unix import connect_unix
+from vmferry_support.unix import connect_unix, listener_of
 
 __all__ = ["Channel", "Heard", "Interrupted", "Refused", "Unreachable", "shared"]
 
-_RETRY = 0.02
+_RETRY = 0.005
 _GREETINGS = 3
 
 
@@ -77,9 +77,10 @@ class Channel:
     def __init__(self, path: str) -> None:
         self.path = path
         self.version = (0, 0, 0)
+        self.process = 0
         self.listeners: set[Heard] = set()
         self.users = 0
-        self._client = _quiet_client()
+        self._client = _QuietClient()
         self._watch: asyncio.Task[None] | None = None
 
     @property
@@ -89,6 +90,7 @@ class Channel:
 
     async def open(self, connection: socket.socket) -> None:
         """Be greeted on this connected socket, which is the channel's from here on."""
+        self.process = listener_of(connection)
         # As a filter it hears every event without the client keeping it for ever.
         self._client.events.event_filter = self._hear
         await self._client.connect(connection)
@@ -148,12 +150,22 @@ class Channel:
         return False
 
 
-def _quiet_client() -> QMPClient:
-    """A client that does not log what it also raises."""
-    client = QMPClient()
-    client.logger = logging.getLogger("vmferry.qmp")
-    client.logger.setLevel(logging.CRITICAL + 1)
-    return client
+class _QuietClient(QMPClient):
+    """A client that does not log what it also raises, nor each message.
+
+    For its log it would format every message, which takes longer than all else that it does.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logger = logging.getLogger("vmferry.qmp")
+        self.logger.setLevel(logging.CRITICAL + 1)
+
+    def _cb_outbound(self, msg: Message) -> Message:
+        return msg
+
+    def _cb_inbound(self, msg: Message) -> Message:
+        return msg
 
 
 def _version(said: Mapping[str, Any]) -> tuple[int, int, int]:

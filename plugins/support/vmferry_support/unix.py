@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import struct
 
-__all__ = ["connect_unix"]
+__all__ = ["connect_unix", "listener_of"]
+
+_CREDENTIALS = struct.Struct("iII")
 
 
 async def connect_unix(path: str) -> socket.socket:
@@ -40,3 +43,12 @@ async def _connect(connection: socket.socket, address: str) -> None:
             return connection.connect(address)
         except BlockingIOError:
             await asyncio.sleep(0.01)
+
+
+def listener_of(connection: socket.socket) -> int:
+    """Number of the process that listened where this is connected; 0 if it cannot be seen.
+
+    It need not be the one that serves it: ``SO_PEERCRED`` of unix(7) tells who called listen(2).
+    """
+    said = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(said)[0])

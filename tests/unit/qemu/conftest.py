@@ -58,7 +58,11 @@ class Qemu:
 
     async def io(self, command):
         """Do what qemu-io(1) does; the guest's part."""
-        line = f'qemu-io top "{command}"'
+        await self.io_on("top", command)
+
+    async def io_on(self, node, command):
+        """The same for another node."""
+        line = f'qemu-io {node} "{command}"'
         said = await self.qmp.execute("human-monitor-command", command_line=line)
         assert "rror" not in said, said
 

@@ -11,12 +11,22 @@ from vmferry.api.volume import Access, ExtentKind, Geometry
 from vmferry.errors import VolumeError, VolumeMissing
 from vmferry_support.nbd import NbdClient
 from vmferry_support.qemu_exports import _place
-from vmferry_volumes.qemu.driver import QemuDriver
+from vmferry_volumes.qemu.driver import QemuDriver, QemuOptions
 from vmferry_volumes.qemu.location import NodeLocation
 
 pytestmark = pytest.mark.real
 SIZE = 4 << 20
 DEAD = (1 << 22) + 1  # no process has such a number
+
+
+@pytest.fixture
+def by_nbd():
+    return QemuDriver(QemuOptions(read="nbd"))
+
+
+@pytest.fixture(params=["auto", "nbd"])
+def driver(request):
+    return QemuDriver(QemuOptions(read=request.param))
 
 
 async def read(volume, offset, length):
@@ -25,8 +35,7 @@ async def read(volume, offset, length):
     return bytes(buffer)
 
 
-async def test_reads_what_the_guest_would(qemu):
-    driver = QemuDriver()
+async def test_reads_what_the_guest_would(qemu, driver):
     await qemu.io("write -P 0x5a 64k 64k")
     assert (await driver.probe(qemu.location)).size == SIZE
     async with await driver.open(qemu.location, Access.READ) as volume:
@@ -43,8 +52,7 @@ async def test_reads_what_the_guest_would(qemu):
     assert not await qemu.serves()
 
 
-async def test_several_at_once(qemu):
-    driver = QemuDriver()
+async def test_several_at_once(qemu, driver):
     volumes = await asyncio.gather(*(driver.open(qemu.location, Access.READ) for _ in range(3)))
     assert len(await qemu.exports()) == 3
     for volume in volumes[1:]:
@@ -56,8 +64,8 @@ async def test_several_at_once(qemu):
 
 
 @pytest.mark.parametrize("turns", [0, 1, 3, 8, 15, 25, 40])
-async def test_cancelled_open(qemu, turns):
-    opening = asyncio.create_task(QemuDriver().open(qemu.location, Access.READ))
+async def test_cancelled_open(qemu, driver, turns):
+    opening = asyncio.create_task(driver.open(qemu.location, Access.READ))
     for _ in range(turns):
         await asyncio.sleep(0.0005)
     if opening.cancel():
@@ -68,12 +76,11 @@ async def test_cancelled_open(qemu, turns):
     assert not await qemu.serves()
 
 
-async def test_beside_a_server_of_the_users(qemu):
+async def test_beside_a_server_of_the_users(qemu, driver):
     server = str(qemu.folder / "users")
     unix = {"type": "unix", "data": {"path": server}}
     await qemu.qmp.execute("nbd-server-start", addr=unix)
     await qemu.qmp.execute("block-export-add", type="nbd", id="backup", node_name="top")
-    driver = QemuDriver()
     with pytest.raises(VolumeError, match=r"somebody else's runs .* name its unix socket"):
         await driver.open(qemu.location, Access.READ)
     location = str(NodeLocation(qemu.monitor, "top", server))
@@ -83,8 +90,7 @@ async def test_beside_a_server_of_the_users(qemu):
     await (await NbdClient.connect(server, "top")).close()
 
 
-async def test_an_export_of_another_on_our_server(qemu):
-    driver = QemuDriver()
+async def test_an_export_of_another_on_our_server(qemu, driver):
     async with await driver.open(qemu.location, Access.READ):
         await qemu.qmp.execute("block-export-add", type="nbd", id="late", node_name="top")
     assert await qemu.exports() == ["late"]
@@ -94,8 +100,7 @@ async def test_an_export_of_another_on_our_server(qemu):
     assert await qemu.serves()
 
 
-async def test_what_a_dead_process_left_is_removed(qemu):
-    driver = QemuDriver()
+async def test_what_a_dead_process_left_is_removed(qemu, driver):
     left, living = f"vmferry-{DEAD}-disk-1", f"vmferry-{os.getppid()}-disk-1"
     volume = await driver.open(qemu.location, Access.READ)
     for name in (left, living):
@@ -107,9 +112,8 @@ async def test_what_a_dead_process_left_is_removed(qemu):
         assert living in names
 
 
-async def test_after_its_migration_completed(qemu):
+async def test_after_its_migration_completed(qemu, driver):
     await qemu.io("write -P 0x5a 64k 64k")
-    driver = QemuDriver()
     async with await driver.open(qemu.location, Access.READ) as volume:
         await qemu.migrate()
         assert await read(volume, 65536, 512) == b"\x5a" * 512
@@ -121,8 +125,8 @@ async def test_after_its_migration_completed(qemu):
     assert not await qemu.serves()
 
 
-async def test_end_of_qemu(qemu):
-    volume = await QemuDriver().open(qemu.location, Access.READ)
+async def test_end_of_qemu(qemu, by_nbd):
+    volume = await by_nbd.open(qemu.location, Access.READ)
     assert os.path.exists(_place(qemu.monitor))
     await qemu.kill()
     with pytest.raises(VolumeError, match=r"can no longer be read.*is QEMU running"):
@@ -131,8 +135,7 @@ async def test_end_of_qemu(qemu):
     assert not os.path.exists(_place(qemu.monitor))
 
 
-async def test_not_there(qemu):
-    driver = QemuDriver()
+async def test_not_there(qemu, driver):
     for location in (f"qmp:{qemu.monitor}?node=none", f"qmp:{qemu.monitor}x?node=top"):
         for attempt in (driver.probe(location), driver.open(location, Access.READ)):
             with pytest.raises(VolumeMissing):
@@ -140,13 +143,12 @@ async def test_not_there(qemu):
     assert not await qemu.serves()
 
 
-async def test_only_read(qemu):
-    driver = QemuDriver()
+async def test_only_read(qemu, driver, by_nbd):
     with pytest.raises(VolumeError, match="only be read"):
         await driver.open(qemu.location, Access.WRITE)
     with pytest.raises(VolumeError, match="cannot be made"):
         await driver.create(qemu.location, Geometry(SIZE))
     await driver.remove(qemu.location)
-    async with await driver.open(qemu.location, Access.READ) as volume:
+    async with await by_nbd.open(qemu.location, Access.READ) as volume:
         with pytest.raises(VolumeError, match="reading only"):
             await volume.write(0, memoryview(bytes(512)))

@@ -7,20 +7,17 @@ import contextlib
 import os
 import select
 import signal
-import socket
-import struct
 
 from vmferry.errors import HypervisorError
 from vmferry_support.qemu_exports import is_left_over
 from vmferry_support.qmp import Qmp, QmpLost
-from vmferry_support.unix import connect_unix
+from vmferry_support.unix import connect_unix, listener_of
 
 __all__ = ["Process", "await_exports", "end_qemu", "quit_qemu"]
 
 _OURS = "vmferry-"
 """What the names of all exports begin with that are made for a migration."""
-_POLL = 0.05
-_CREDENTIALS = struct.Struct("iII")
+_POLL = 0.01
 
 
 class Process:
@@ -85,8 +82,7 @@ async def _listener(path: str) -> Process | None:
     except (OSError, TimeoutError):
         return None
     with connection:
-        said = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid = _CREDENTIALS.unpack(said)[0]
+        pid = listener_of(connection)
     name = await asyncio.to_thread(_program, pid)
     return Process(pid) if name.startswith("qemu") else None
 

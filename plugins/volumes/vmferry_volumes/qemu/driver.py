@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from typing import Annotated, ClassVar, NoReturn
+from typing import Annotated, ClassVar, Literal, NoReturn
 
 import msgspec
 
@@ -12,11 +12,12 @@ from vmferry.api.volume import Access, Geometry, Volume, VolumeCapabilities, Vol
 from vmferry.errors import VolumeError, VolumeGeometry, VolumeMissing
 from vmferry_support.nbd import ALLOCATION, NbdClient, NbdError, NbdLost
 from vmferry_support.outlast import finished
-from vmferry_support.qemu_exports import QemuExports
+from vmferry_support.qemu_exports import QemuExport, QemuExports
 from vmferry_support.qemu_nodes import Node, NodeMissing, find_node
 from vmferry_support.qmp import Qmp, QmpError, QmpRefused
 from vmferry_volumes.nbd_volume import Backend, NbdVolume
 from vmferry_volumes.qemu.location import NodeLocation
+from vmferry_volumes.qemu.plain import open_plain
 
 __all__ = ["QemuDriver", "QemuOptions"]
 
@@ -35,6 +36,13 @@ class QemuOptions(Options, frozen=True, kw_only=True):
             extra={"unit": "seconds"},
         ),
     ] = 10.0
+    read: Annotated[
+        Literal["auto", "nbd"],
+        msgspec.Meta(
+            description="who reads: auto reads a raw disk's file or device itself, and leaves all "
+            "others to QEMU; nbd leaves all to QEMU"
+        ),
+    ] = "auto"
 
 
 class _Exported(Backend):
@@ -60,8 +68,9 @@ class _Exported(Backend):
 class QemuDriver(VolumeDriver[QemuOptions]):
     """Reads a block node of a QEMU whose monitor socket is given, by an NBD export of ours.
 
-    What is read is what the guest would read. The export goes on serving while the guest is
-    stopped, and after its migration has completed.
+    A raw disk's file is read itself, as QEMU has opened it; there is an export all the same, which
+    tells that this QEMU is still needed. What is read is what the guest would read, also while the
+    guest is stopped, and after its migration has completed.
     """
 
     api_version = 1
@@ -85,7 +94,12 @@ class QemuDriver(VolumeDriver[QemuOptions]):
         async with AsyncExitStack() as undo:
             qmp = await self._connected(place, undo)
             geometry = _geometry(location, await _found(qmp, place))
-            client = await _exported(qmp, place, undo)
+            export = await _exported(qmp, place, undo)
+            if self.options.read == "auto":
+                plain = await open_plain(qmp, place.node, geometry.size, undo)
+                if plain is not None:
+                    return plain
+            client = await _client(place, export, undo)
             if client.export.size < geometry.size:
                 raise VolumeGeometry(f"{location} is exported with {client.export.size} bytes")
             unit = Geometry(geometry.size, max(_SECTOR, client.export.unit))
@@ -131,15 +145,22 @@ def _geometry(location: str, node: Node) -> Geometry:
     return Geometry(node.size, _SECTOR)
 
 
-async def _exported(qmp: Qmp, place: NodeLocation, undo: AsyncExitStack) -> NbdClient:
+async def _exported(qmp: Qmp, place: NodeLocation, undo: AsyncExitStack) -> QemuExport:
     exports = QemuExports(qmp, place.nbd)
     try:
         await exports.sweep()
         export = await exports.add(place.node, "disk")
-        undo.push_async_callback(exports.remove, export.name)
-        client = await NbdClient.connect(export.socket, export.name, contexts=[ALLOCATION])
     except QmpRefused as error:
         raise VolumeError(f"{place} cannot be exported: {error.reason}") from error
-    except (QmpError, NbdError) as error:
+    except QmpError as error:
         raise VolumeError(f"{place} cannot be exported: {error}") from error
+    undo.push_async_callback(exports.remove, export.name)
+    return export
+
+
+async def _client(place: NodeLocation, export: QemuExport, undo: AsyncExitStack) -> NbdClient:
+    try:
+        client = await NbdClient.connect(export.socket, export.name, contexts=[ALLOCATION])
+    except NbdError as error:
+        raise VolumeError(f"{place} cannot be read: {error}") from error
     return await undo.enter_async_context(client)
