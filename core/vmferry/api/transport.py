@@ -2,8 +2,9 @@
 
 A ``Connection`` has independent ``Lane`` objects. Frames of one lane arrive whole, once and in
 the order they were sent; nothing is promised between lanes. Lane 0 is the control lane; the engine
-keeps bulk data off it so that a request is never queued behind a disk. A lane never drops a frame:
-it delivers it or the connection is lost, and both ends learn so.
+keeps bulk data off it so that a request is never queued behind a disk. Lane 1 carries the
+hypervisor's stream, whose end a guest waits for while it stands still; the others carry disks. A
+lane never drops a frame: it delivers it or the connection is lost, and both ends learn so.
 
 A frame is a *head* (a few hundred bytes, encoded by the engine) and a *payload* (bulk data, often
 empty). A transport does not look into either.

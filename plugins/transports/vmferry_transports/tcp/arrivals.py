@@ -36,10 +36,20 @@ class Receiver(Protocol):
 
 
 class ThreadReceiver:
-    """Receives in a thread that gives way to others."""
+    """Receives in a thread; a ``background`` one gives way to others."""
 
-    def __init__(self, link: Link, limits: Limits, inbox: Inbox, name: str, ended: Ended) -> None:
+    def __init__(
+        self,
+        link: Link,
+        limits: Limits,
+        inbox: Inbox,
+        name: str,
+        ended: Ended,
+        *,
+        background: bool = False,
+    ) -> None:
         self._link, self._inbox, self._ended = link, inbox, ended
+        self._background = background
         self._parser = FrameParser(limits)
         self._thread = threading.Thread(target=self._run, name=f"receive {name}", daemon=True)
         self._thread.start()
@@ -52,7 +62,8 @@ class ThreadReceiver:
         self._thread.join()
 
     def _run(self) -> None:
-        step_back()
+        if self._background:
+            step_back()
         try:
             self._receive()
         except Exception as error:

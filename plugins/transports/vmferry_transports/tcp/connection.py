@@ -2,7 +2,8 @@
 
 Each bulk lane has a thread that receives; the control lane is received on the event loop. Each has
 a thread that sends, started when a frame does not fit into the socket at once. Threads end when
-both directions of their lane have ended, in order or not.
+both directions of their lane have ended, in order or not. Those of lane 1 do not give way: its
+bytes are what a guest waits for while it stands still.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class TcpLane(Lane):
         limits: of this end.
         name: of the lane and its peer, for messages and threads.
         broken: called on the loop when the lane is lost.
-        bulk: its threads give way to others.
+        bulk: it is received in a thread.
+        background: its threads give way to others.
 
     Attributes:
         gone: settled when the lane's threads have ended and its socket is closed.
@@ -48,6 +50,7 @@ class TcpLane(Lane):
         broken: Callable[[VmferryError], None],
         *,
         bulk: bool = False,
+        background: bool = False,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._link, self._limits, self._name, self._broken = link, limits, name, broken
@@ -57,10 +60,14 @@ class TcpLane(Lane):
         self._over = False
         self.gone: asyncio.Future[None] = self._loop.create_future()
         self._inbox = Inbox()
-        self._outbox = Outbox(link, f"send {name}", self._send_failed, self._let_go, bulk=bulk)
+        self._outbox = Outbox(
+            link, f"send {name}", self._send_failed, self._let_go, background=background
+        )
         self._receiver: Receiver
         if bulk:
-            self._receiver = ThreadReceiver(link, limits, self._inbox, name, self._received)
+            self._receiver = ThreadReceiver(
+                link, limits, self._inbox, name, self._received, background=background
+            )
         else:
             self._receiver = LoopReceiver(link, limits, self._inbox, self._received)
 
@@ -170,7 +177,9 @@ class TcpConnection(Connection):
         try:
             for number, link in enumerate(links):
                 name = f"{peer.address} lane {number}"
-                lane = TcpLane(link, limits, name, self._broken, bulk=number > 0)
+                lane = TcpLane(
+                    link, limits, name, self._broken, bulk=number > 0, background=number > 1
+                )
                 self._lanes.append(lane)
         except BaseException:
             self._fail(ConnectionLost(f"{peer.address}: not all lanes could start"), drop=True)

@@ -48,7 +48,7 @@ class Outbox:
         name: of the thread.
         failed: called from any thread when sending fails.
         ended: called from any thread when the side has let go of ``link``.
-        bulk: its thread gives way to others.
+        background: its thread gives way to others.
 
     """
 
@@ -59,7 +59,7 @@ class Outbox:
         failed: Callable[[OSError], None],
         ended: Callable[[], None],
         *,
-        bulk: bool = False,
+        background: bool = False,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._link, self._name, self._failed, self._ended = link, name, failed, ended
@@ -69,7 +69,7 @@ class Outbox:
         self._refusal: VmferryError | None = None
         self._stopping = self._released = False
         self._thread: threading.Thread | None = None
-        self._bulk = bulk
+        self._background = background
 
     async def send(self, start: bytes, payload: memoryview) -> None:
         """Send ``start`` and ``payload`` as one frame.
@@ -180,7 +180,7 @@ class Outbox:
             self._ended()
 
     def _run(self) -> None:
-        if self._bulk:
+        if self._background:
             step_back()
         try:
             while (job := self._next()) is not None:
