@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta
 
-from vmferry.api.plugin import Options
 from vmferry.errors import InputError
+from vmferry_hypervisors.qemu.two_hosts import GuestOptions
 from vmferry_hypervisors.qemu.workload.image import SECTOR
 from vmferry_hypervisors.qemu.workload.program import FIRST_BLOCK, SIZE, TICKS, Program
 
@@ -16,37 +16,12 @@ __all__ = ["QemuTrialOptions", "make_program"]
 _DIVISOR = 4772
 _TABLE = 2 << 20
 _FIRMWARE = 1 << 20
-_MEGABYTE = 1 << 20
 
 
-class QemuTrialOptions(Options, frozen=True, kw_only=True):
+class QemuTrialOptions(GuestOptions, frozen=True, kw_only=True):
     """What is started, and what the guest does with its disks and its memory."""
 
-    guest: Annotated[
-        str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="name of the guest")
-    ] = "demo"
-    qemu: Annotated[str, Meta(min_length=1, description="QEMU's program")] = "qemu-system-x86_64"
-    accel: Annotated[
-        str, Meta(pattern=r"^[a-z0-9,=-]+$", description="accelerator, as QEMU's -accel takes it")
-    ] = "tcg"
-    machine: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+$", description="machine type")] = "pc"
-    device: Annotated[Literal["virtio", "ide"], Meta(description="kind of the guest's disks")] = (
-        "virtio"
-    )
-    format: Annotated[
-        Literal["raw", "qcow2"], Meta(description="format of the disks at the source")
-    ] = "raw"
     disks: Annotated[int, Meta(ge=1, le=2, description="disks of the guest, all of one size")] = 1
-    memory: Annotated[
-        int,
-        Meta(
-            ge=16 << 20,
-            le=2 << 30,
-            multiple_of=_MEGABYTE,
-            description="memory of the guest",
-            extra={"unit": "bytes"},
-        ),
-    ] = 64 << 20
     prefill: Annotated[
         float, Meta(ge=0, le=1, description="share of each disk that holds data at the start")
     ] = 0.25
@@ -94,15 +69,6 @@ class QemuTrialOptions(Options, frozen=True, kw_only=True):
         ),
     ] = 8 << 20
     seed: Annotated[int, Meta(ge=0, lt=1 << 32, description="start of the random numbers")] = 1
-    timeout: Annotated[
-        float,
-        Meta(
-            gt=0,
-            le=3600,
-            description="how long QEMU may take to obey",
-            extra={"unit": "seconds"},
-        ),
-    ] = 60.0
 
 
 def make_program(options: QemuTrialOptions, disk_size: int) -> Program:
