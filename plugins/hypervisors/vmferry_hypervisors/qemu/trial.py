@@ -104,11 +104,11 @@ class QemuTrial(TwoHosts[QemuTrialOptions]):
 
     async def reboot(self) -> None:
         """Let the guest reboot itself."""
-        self.recording.reboot()
+        self.recording.say(b"R")
 
     async def power_off(self) -> None:
         """Let the guest power itself off."""
-        self.recording.power_off()
+        self.recording.say(b"P")
 
     # -- the end
 

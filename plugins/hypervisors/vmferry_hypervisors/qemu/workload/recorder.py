@@ -6,7 +6,7 @@ the other, and all that they send is appended to FILE in the order it was receiv
 Where several have sent something, the older connection's is taken first: it is the guest's earlier
 host.
 
-SIGUSR1 sends ``R`` (reboot) and SIGUSR2 ``P`` (power off) to the connection that spoke last.
+What comes on stdin is sent to the connection that spoke last: that is where the guest is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import contextlib
 import enum
 import os
 import selectors
-import signal
 import socket
 import struct
 import sys
@@ -27,6 +26,7 @@ __all__ = ["Happened", "Said", "read_frames", "record"]
 
 _FRAME = struct.Struct("<dIII")
 _PIECE = 1 << 16
+_STDIN, _LISTENER = -2, -1
 
 
 class Happened(enum.IntEnum):
@@ -67,14 +67,17 @@ class _Recorder:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(path)
         self._listener.listen()
-        self._selector.register(self._listener, selectors.EVENT_READ, -1)
+        self._selector.register(self._listener, selectors.EVENT_READ, _LISTENER)
+        self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ, _STDIN)
 
     def run(self) -> None:
         while True:
             ready = sorted(key.data for key, _ in self._selector.select())
             for number in ready:
-                if number < 0:
+                if number == _LISTENER:
                     self._accept()
+                elif number == _STDIN:
+                    self._say()
                 elif number in self._connections:
                     self._take(number)
 
@@ -104,10 +107,14 @@ class _Recorder:
         frame = _FRAME.pack(time.monotonic(), number, happened, len(data))
         os.write(self._file, frame + data)
 
-    def say(self, letter: bytes) -> None:
-        """To where the guest is: the connection that spoke last."""
-        if self._last in self._connections:
-            self._connections[self._last].send(letter)
+    def _say(self) -> None:
+        """Pass on what is asked of the guest; who asks may go before it."""
+        data = os.read(sys.stdin.fileno(), _PIECE)
+        if not data:
+            self._selector.unregister(sys.stdin.fileno())
+        elif self._last in self._connections:
+            with contextlib.suppress(ConnectionError):
+                self._connections[self._last].send(data)
 
 
 def record(path: str, file: str) -> None:
@@ -119,10 +126,7 @@ def record(path: str, file: str) -> None:
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, -15)
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    recorder = _Recorder(path, descriptor)
-    signal.signal(signal.SIGUSR1, lambda *_: recorder.say(b"R"))
-    signal.signal(signal.SIGUSR2, lambda *_: recorder.say(b"P"))
-    recorder.run()
+    _Recorder(path, descriptor).run()
 
 
 if __name__ == "__main__":

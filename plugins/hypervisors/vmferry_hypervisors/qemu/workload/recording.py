@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -36,7 +35,7 @@ class Recording:
             "vmferry_hypervisors.qemu.workload.recorder",
             os.fspath(socket),
             os.fspath(file),
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.PIPE,
             start_new_session=True,
         )
         recording = cls(process, socket)
@@ -51,16 +50,18 @@ class Recording:
             raise
         return recording
 
-    def reboot(self) -> None:
-        """Tell the guest to reboot."""
-        self._process.send_signal(signal.SIGUSR1)
+    def say(self, data: bytes) -> None:
+        """Send this to the guest's serial line, where it spoke last."""
+        self._stdin.write(data)
 
-    def power_off(self) -> None:
-        """Tell the guest to power itself off."""
-        self._process.send_signal(signal.SIGUSR2)
+    @property
+    def _stdin(self) -> asyncio.StreamWriter:
+        assert self._process.stdin is not None  # a pipe
+        return self._process.stdin
 
     async def stop(self) -> None:
         """End it. May be called twice."""
+        self._stdin.close()
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
