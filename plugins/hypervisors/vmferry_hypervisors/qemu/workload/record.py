@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from vmferry_hypervisors.qemu.workload.recorder import Happened, Said, read_frames
+from vmferry_hypervisors.qemu.workload.heard import Heard
+from vmferry_hypervisors.qemu.workload.recorder import Said
 
 __all__ = ["Boot", "Record", "Spoken"]
 
@@ -40,50 +41,23 @@ class Spoken(NamedTuple):
     faults: tuple[str, ...]
 
 
-class Record:
-    """The recorder's file, read as it grows.
+class Record(Heard):
+    """The recorder's file as the program in the boot sector speaks.
 
     Attributes:
         writes, reads, bad_reads, errors: said so far.
-        longest_gap: longest time in seconds without a word or a tick.
-        boots, ticks: starts and timer ticks said so far.
-        open: numbers of the connections there are at the end.
-        switches: for each change of host, seconds between the last word there and the first here.
+        boots, ticks: starts and timer ticks said so far; a tick is a word, too.
 
     """
 
     def __init__(self, path: Path) -> None:
+        super().__init__(path)
         self.writes = self.reads = self.bad_reads = self.errors = self.boots = self.ticks = 0
-        self.longest_gap = 0.0
-        self.switches: list[float] = []
-        self.open: set[int] = set()
-        self._path, self._offset = path, 0
         self._text = bytearray()
-        self._time: float | None = None
-        self._connection = -1
 
-    def update(self) -> None:
-        """Read what was added."""
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
-                data = file.read()
-        except FileNotFoundError:
-            return
-        start = self._offset
-        for said, end in read_frames(data):
-            self._take_frame(said)
-            self._offset = start + end
-
-    def _take_frame(self, said: Said) -> None:
-        if said.happened is Happened.OPENED:
-            self.open.add(said.connection)
-        elif said.happened is Happened.CLOSED:
-            self.open.discard(said.connection)
-        else:
-            self._count(said.data)
-            self._note_time(said.time, said.connection)
-            self._text += said.data
+    def _hear(self, said: Said) -> None:
+        self._count(said.data)
+        self._text += said.data
 
     def _count(self, data: bytes) -> None:
         self.writes += data.count(b"W")
@@ -92,13 +66,6 @@ class Record:
         self.errors += data.count(b"!")
         self.boots += data.count(b"S")
         self.ticks += data.count(b".")
-
-    def _note_time(self, time: float, connection: int) -> None:
-        if self._time is not None:
-            self.longest_gap = max(self.longest_gap, time - self._time)
-            if connection > self._connection:
-                self.switches.append(time - self._time)
-        self._time, self._connection = time, connection
 
     def spoken(self) -> Spoken:
         """Read line by line what was said so far; ticks are left out."""
