@@ -18,6 +18,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from qemu_hosts import MIB, QemuHosts
 
+from vmferry.api import MoveLink
+from vmferry_hypervisors.qemu.mirror import MIRROR
 from vmferry_support.commands import run
 
 pytestmark = [pytest.mark.guest, pytest.mark.real, pytest.mark.timeout(900)]
@@ -80,6 +82,21 @@ async def test_an_idle_guest_has_the_same_disk_there() -> None:
         (there,), (here,) = hosts.arrived, hosts.trial.disks.values()
         await run("qemu-img", "check", "-q", str(there))
         await run("qemu-img", "compare", "-q", str(here), str(there))
+
+
+@pytest.mark.qemu
+async def test_qemus_own_mirror_moves_every_disk_of_any_format() -> None:
+    async with two_hosts(write_rate=150, format="qcow2", disks=2) as hosts:
+
+        async def unshaped(port: int) -> int:
+            return port
+
+        moved = await hosts.trial.move(MIRROR, MoveLink(0, unshaped))
+        assert list(moved.phases) == ["mirror", "migrate", "stop"]
+        await hosts.goes_on()
+        verdict = await hosts.trial.verdict(moved.location)
+        assert verdict.good, verdict
+        assert verdict.checked == 2 * (16 * MIB // 512 - 16)
 
 
 def test_the_demo_moves_a_qemu_guest(demo: Any) -> None:

@@ -129,7 +129,6 @@ class LibvirtHosts(QemuHosts):
             .replace("disk0", NAME)
             .replace("-serial chardev:serial", SERIAL)
         )
-        command = command.replace("bootindex=0", "bootindex=1")
         settings = [f"sockets={self.folder / role}"]
         settings += [f"command={command}"] if role == "destination" else []
         return [word for each in settings for word in ("--hypervisor-opt", each)]

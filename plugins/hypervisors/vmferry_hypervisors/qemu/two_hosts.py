@@ -95,6 +95,10 @@ class TwoHosts(Trial[GuestOptionsT]):
     def sizes(self) -> Mapping[str, int]:
         """Bytes of the guest's disks, by the names it knows them by."""
 
+    def more_words(self) -> list[str]:
+        """What QEMU's command line has besides, on both hosts."""
+        return []
+
     @abstractmethod
     async def _make_disks(self) -> None:
         """Make the files of ``disks``."""
@@ -156,10 +160,10 @@ class TwoHosts(Trial[GuestOptionsT]):
         words += ["-chardev", f"socket,id=serial,path={self.folder / 'serial.sock'}"]
         words += ["-serial", "chardev:serial"]
         words += ["-qmp", f"unix:{self.control(role)},server=on,wait=off"]
-        for number, name in enumerate(self.disks):
+        for number, name in enumerate(self.disks):  # bootindex 0 is that of -kernel
             device = "virtio-blk-pci" if options.device == "virtio" else f"ide-hd,bus=ide.{number}"
-            words += ["-device", f"{device},id={name},bootindex={number},drive={{disk:{name}}}"]
-        return shlex.join(words)
+            words += ["-device", f"{device},id={name},bootindex={number + 1},drive={{disk:{name}}}"]
+        return shlex.join([*words, *self.more_words()])
 
     def _source_words(self) -> list[str]:
         values = {

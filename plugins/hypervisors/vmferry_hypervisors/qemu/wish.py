@@ -10,19 +10,24 @@ from vmferry.api.load import Load, TrialPlan, TrialWish
 from vmferry.errors import InputError
 from vmferry_hypervisors.qemu.workload.trial_options import QemuTrialOptions, make_program
 
-__all__ = ["make_plan"]
+__all__ = ["check_plugins", "make_plan"]
 
 _PAGE = 4096
 _REQUEST = 4096
 _VOLUMES = ("", "raw", "qcow2")
 
 
-def make_plan(wish: TrialWish) -> TrialPlan:
-    """The trial's options; raises ``InputError`` for what it cannot be."""
+def check_plugins(wish: TrialWish) -> None:
+    """Raise ``InputError`` for a tracker or a volume that no guest in QEMU can have."""
     if wish.tracker not in ("", "qcow2"):
         raise InputError(f"a QEMU guest's tracker is 'qcow2', not {wish.tracker!r}")
     if wish.volume not in _VOLUMES:
         raise InputError(f"a QEMU guest's volume is 'raw' or 'qcow2', not {wish.volume!r}")
+
+
+def make_plan(wish: TrialWish) -> TrialPlan:
+    """The trial's options; raises ``InputError`` for what it cannot be."""
+    check_plugins(wish)
     if wish.load.trace:
         raise InputError("a QEMU guest of a trial replays no traces: it has no operating system")
     options: dict[str, Any] = {
