@@ -1,16 +1,17 @@
 # From what fio prints to lines for the console: FIO and JSON for each of fio's reports, summed over
 # its jobs, and FIO-SAID for whatever else it says. Times are seconds, by the guest's clock that
-# counts what a suspend took.
+# counts what a suspend took. Each line is one write: the console is also the writer's.
 
 function report(code,    line, up) {
     getline line < "/proc/uptime"
     close("/proc/uptime")
     split(line, up, " ")
-    printf "FIO {\"pass\": %d, \"uptime\": %s, \"code\": %s, \"error\": %d, ", pass, up[1], code, error
-    printf "\"reads\": %.0f, \"read_bytes\": %.0f, \"read_seconds\": %.6f, ", \
-        ios["read"], bytes["read"], seconds["read"]
-    printf "\"writes\": %.0f, \"written_bytes\": %.0f, \"write_seconds\": %.6f}\n", \
-        ios["write"], bytes["write"], seconds["write"]
+    print "FIO {" sprintf("\"pass\": %d, \"uptime\": %s, \"code\": %s, \"error\": %d, ", \
+            pass, up[1], code, error) \
+        sprintf("\"reads\": %.0f, \"read_bytes\": %.0f, \"read_seconds\": %.6f, ", \
+            ios["read"], bytes["read"], seconds["read"]) \
+        sprintf("\"writes\": %.0f, \"written_bytes\": %.0f, \"write_seconds\": %.6f}", \
+            ios["write"], bytes["write"], seconds["write"])
     fflush()
 }
 
