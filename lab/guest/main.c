@@ -1,6 +1,7 @@
 /* The writer: a guest's only program. It writes its disks, remembers in its own memory what each
  * sector must hold (so the memory migrates with the disks), compares, and prints what it finds as
- * lines of a word and JSON on its console. Lines typed there are orders:
+ * lines of a word and JSON on its console, and lines of a dot if it is to tick. Lines typed there
+ * are orders:
  *
  *     check ID      compare everything written; ends with a VERDICT line that has the ID
  *     rate N        writes a second; "idle" or "max" as well
@@ -118,13 +119,13 @@ static void look_at_clock(void)
     state.beat_running = running;
 }
 
-static void await_order(void)
+static void await_order(int milliseconds)
 {
     static char line[256];
     static size_t used;
     struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
 
-    if (poll(&input, 1, BEAT) <= 0 || !(input.revents & POLLIN))
+    if (poll(&input, 1, milliseconds) <= 0 || !(input.revents & POLLIN))
         return;
     ssize_t got = read(STDIN_FILENO, line + used, sizeof line - 1 - used);
     if (got <= 0)
@@ -196,7 +197,9 @@ int main(void)
             begin_check("periodic");
             next_check = now + options.check * SECOND;
         }
-        await_order();
+        await_order(options.tick ? (int)options.tick : BEAT);
         look_at_clock();
+        if (options.tick)
+            puts(".");
     }
 }

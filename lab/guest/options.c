@@ -49,6 +49,7 @@ struct options options_read(void)
     options.hot = number("hot", "0");
     options.prefill = number("prefill", "0");
     options.check = number("check", "0");
+    options.tick = number("tick", "0");
     options.seed = number("seed", "1");
     snprintf(options.disks, sizeof options.disks, "%s", value("disks", "xvda"));
     return options;

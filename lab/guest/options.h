@@ -18,6 +18,7 @@ struct options {
     uint32_t hot;       /* MiB at a disk's start that get 15 of 16 writes; 0 is the whole disk */
     uint32_t prefill;   /* MiB at a disk's start that are written once, first */
     uint32_t check;     /* seconds between full checks; 0 is only when asked */
+    uint32_t tick;      /* milliseconds between lines that only say that it runs; 0 is none */
     uint64_t seed;      /* of the choice of blocks */
 };
 

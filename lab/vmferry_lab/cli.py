@@ -36,7 +36,7 @@ class _Commands(click.Group):
 )
 @click.pass_context
 def main(context: click.Context, state_dir: Path) -> None:
-    """Two real Xen hosts under QEMU, built from Debian packages."""
+    """Two real Xen hosts under QEMU, built from Debian packages; and guests for QEMU itself."""
     context.obj = Lab(state_dir, say=click.echo)
 
 
@@ -54,6 +54,15 @@ def main(context: click.Context, state_dir: Path) -> None:
 def up(lab: Lab, flavours: tuple[str, ...], storage: bool, mirror: str | None) -> None:
     """Build the image if it is new, boot the hosts, install vmferry."""
     lab.up(flavours=flavours, storage=storage, mirror=mirror)
+
+
+@main.command()
+@click.option("--mirror", help="The Debian mirror that packages come from.")
+@click.pass_obj
+def guest(lab: Lab, mirror: str | None) -> None:
+    """Build what a QEMU guest that runs fio boots from; no host is needed for it."""
+    for path in lab.build_qemu_guest(mirror=mirror):
+        click.echo(path)
 
 
 @main.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 import shlex
 from collections.abc import Sequence
@@ -11,7 +10,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from vmferry_lab.errors import CommandFailed, LabError
-from vmferry_lab.guest import INITRD, KERNEL_FOLDER, FioReport, GuestConfig, Report, Verdict
+from vmferry_lab.guest import (
+    INITRD,
+    KERNEL_FOLDER,
+    FioReport,
+    GuestConfig,
+    Report,
+    Verdict,
+    fio_report,
+)
 from vmferry_lab.guestfio import job_initrd
 
 if TYPE_CHECKING:
@@ -124,12 +131,8 @@ class Domains:
 
         A line that was cut in two when the guest was moved is left out.
         """
-        found = []
-        for line in self.console(name).splitlines():
-            if line.startswith("FIO {"):
-                with contextlib.suppress(msgspec.DecodeError):
-                    found.append(msgspec.json.decode(line.partition(" ")[2], type=FioReport))
-        return found
+        lines = self.console(name).splitlines()
+        return [report for line in lines if (report := fio_report(line))]
 
     def fio_said(self, name: str) -> str:
         """What the guest's fio has complained of on this host."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 __all__ = [
+    "BESIDE_FIO",
     "INITRD",
     "KERNEL_FOLDER",
     "WRITER_DISK",
@@ -15,6 +17,8 @@ __all__ = [
     "GuestConfig",
     "Report",
     "Verdict",
+    "fio_report",
+    "writer_words",
 ]
 
 KERNEL_FOLDER = "/srv/guest"
@@ -25,6 +29,10 @@ INITRD = f"{KERNEL_FOLDER}/initrd.img"
 
 WRITER_DISK = 16 << 20
 """Bytes of the disk that the writer has for itself in a guest whose first disk is fio's."""
+
+
+BESIDE_FIO: Mapping[str, str | int] = {"rate": 5, "prefill": 1 << 10, "flush": 20, "verify": 4}
+"""What it does there, see ``lab/guest/options.h``: a little, on the whole disk."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +116,29 @@ class FioReport(msgspec.Struct, frozen=True, kw_only=True):
     write_seconds: float = 0.0
 
 
+def fio_report(line: str) -> FioReport | None:
+    """What a line of a guest's console says of its fio.
+
+    ``None`` if it is another line, or one that was cut in two when the guest was moved.
+    """
+    if line.startswith("FIO {"):
+        with contextlib.suppress(msgspec.DecodeError):
+            return msgspec.json.decode(line.partition(" ")[2], type=FioReport)
+    return None
+
+
+def writer_words(disks: Iterable[str], writer: Mapping[str, str | int]) -> list[str]:
+    """The writer's part of a kernel's command line.
+
+    Args:
+        disks: names that the writer's disks have in the guest.
+        writer: its options, as in ``lab/guest/options.h``.
+
+    """
+    options = {"disks": ",".join(disks), **writer}
+    return [f"writer.{name}={value}" for name, value in options.items()]
+
+
 @dataclass(frozen=True)
 class GuestConfig:
     """What ``xl create`` is given.
@@ -157,6 +188,4 @@ class GuestConfig:
         return f'"format=raw, vdev={name}, access=w, backendtype={self.backend}, target={path}"'
 
     def _arguments(self, names: list[str]) -> str:
-        options = {"disks": ",".join(names), **self.writer}
-        words = [f"writer.{name}={value}" for name, value in options.items()]
-        return " ".join(["console=hvc0", "quiet", "panic=1", *words])
+        return " ".join(["console=hvc0", "quiet", "panic=1", *writer_words(names, self.writer)])

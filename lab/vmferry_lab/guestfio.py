@@ -17,11 +17,12 @@ from vmferry_lab.cpio import Initrd
 from vmferry_lab.guestimage import GUEST
 from vmferry_lab.image import FIO_LIBRARIES, Image
 
-__all__ = ["JOB_FOLDER", "build_fio", "job_initrd", "stand_in"]
+__all__ = ["JOB_FOLDER", "build_fio", "digest_scripts", "job_initrd", "stand_in"]
 
 JOB_FOLDER = "fio"
 """Where a guest has its job; it runs fio if there is one."""
 
+_FILENAME = re.compile(r"^[ \t]*filename[ \t]*=.*$", re.MULTILINE)
 _LIBRARIES = "lib/x86_64-linux-gnu"
 _LOADER = "ld-linux-x86-64.so.2"
 _SCRIPTS = ("run", "condense.awk")
@@ -37,7 +38,7 @@ def build_fio(cache: Path, image: Image) -> Path | None:
     """
     if not image.part("fio").exists():
         return None
-    target = cache / f"guest-fio-{_key(image)}.img"
+    target = cache / f"guest-fio-{digest_scripts(image.folder.name)}.img"
     if not target.exists():
         making = target.with_suffix(".building")
         making.write_bytes(_pack(image, cache / "stand-in.building"))
@@ -49,19 +50,21 @@ def job_initrd(text: str, disk: str, seed: int) -> bytes:
     """The last initrd of a guest that runs a job: its text, the disk, and where randomness starts.
 
     Args:
-        text: the job file.
+        text: the job file. What it calls the disk is left out: fio is told that besides, and would
+            take the one disk for two files.
         disk: the device that fio works on.
         seed: the first pass has the next number, and each pass another.
 
     """
     initrd = Initrd()
-    initrd.file(f"{JOB_FOLDER}/jobs.fio", text.encode())
+    initrd.file(f"{JOB_FOLDER}/jobs.fio", _FILENAME.sub("", text).encode())
     initrd.file(f"{JOB_FOLDER}/options", f"{disk} {seed}\n".encode())
     return initrd.packed()
 
 
-def _key(image: Image) -> str:
-    digest = hashlib.sha256(image.folder.name.encode())
+def digest_scripts(seed: str) -> str:
+    """Twelve hexadecimal digits that change with ``seed`` and with how fio is packed."""
+    digest = hashlib.sha256(seed.encode())
     for path in (*(GUEST / "fio" / name for name in _SCRIPTS), Path(__file__)):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]

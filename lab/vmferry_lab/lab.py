@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,7 @@ from vmferry_lab.install import Environment
 from vmferry_lab.layout import HOSTS, STORAGE, Layout
 from vmferry_lab.machine import Machine
 from vmferry_lab.mirror import Mirror, make_mirror, remove_mirror
+from vmferry_lab.qemuguest import FLAVOURS, QemuGuest, build_guest, find_guest
 from vmferry_lab.recipe import Recipe
 from vmferry_lab.ssh import Ssh
 from vmferry_lab.storage import share_disk, unshare_disk
@@ -127,6 +129,39 @@ class Lab:
             if purge:
                 for folder in (self.layout.cache, self.layout.logs, self.layout.keys):
                     shutil.rmtree(folder, ignore_errors=True)
+
+    def build_qemu_guest(self, *, mirror: str | None = None) -> QemuGuest:
+        """What a QEMU guest that runs fio boots from, built if it is new; boots no host.
+
+        Args:
+            mirror: the Debian mirror that an image is built from, if there is none with fio.
+
+        Raises:
+            Missing: programs are not installed here.
+            CommandFailed: a build failed.
+
+        """
+        found = find_guest(self.layout.cache)
+        if found is not None:
+            return found
+        with self._alone():
+            requirements.check(hosts=False)
+            return build_guest(self.layout.cache, self._image(Recipe.of(FLAVOURS, mirror)))
+
+    def qemu_guest(self) -> QemuGuest:
+        """The same, where it has been built.
+
+        Raises:
+            LabError: it was not, or from other sources; says how to.
+
+        """
+        found = find_guest(self.layout.cache)
+        if found is None:
+            raise LabError(
+                f"no QEMU guest of this checkout is built in {self.root}: "
+                f"python -m vmferry_lab --state-dir {shlex.quote(str(self.root))} guest"
+            )
+        return found
 
     def is_up(self) -> bool:
         """Whether every host's QEMU runs."""

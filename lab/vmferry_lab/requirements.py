@@ -11,7 +11,7 @@ from pathlib import Path
 from vmferry.units import GIB, format_size
 from vmferry_lab.errors import Missing
 
-__all__ = ["MEMORY", "PROGRAMS", "check"]
+__all__ = ["BUILDERS", "MEMORY", "PROGRAMS", "check"]
 
 PROGRAMS = {
     "gcc": "gcc libc6-dev",
@@ -26,26 +26,35 @@ PROGRAMS = {
 }
 """Programs, and the packages they are in."""
 
+BUILDERS = ("gcc", "mke2fs", "mmdebstrap", "tar")
+"""Those that are needed to build an image and guests, and boot no host."""
+
 MEMORY = 6 * GIB + GIB // 2
 """Bytes that must be free: two hosts, and QEMU's own need."""
 
 
-def check(meminfo: Path = Path("/proc/meminfo")) -> None:
+def check(meminfo: Path = Path("/proc/meminfo"), *, hosts: bool = True) -> None:
     """See that every program is there, and what else a laboratory cannot do without.
+
+    Args:
+        meminfo: says how much memory is free.
+        hosts: whether hosts are to be booted; else something is built only.
 
     Raises:
         Missing: something is not; says what, and for programs the command that installs them.
 
     """
     as_root = os.geteuid() == 0
-    wanted = PROGRAMS if as_root else {**PROGRAMS, "fakeroot": "fakeroot"}
+    wanted = PROGRAMS if hosts else {name: PROGRAMS[name] for name in BUILDERS}
+    if not as_root:
+        wanted = {**wanted, "fakeroot": "fakeroot"}
     absent = [program for program in wanted if shutil.which(program) is None]
     if absent:
         packages = " ".join(sorted({wanted[program] for program in absent}))
         raise Missing(f"not installed: {', '.join(absent)}; try: apt install {packages}")
     if not as_root and not _namespaces():
         raise Missing("mmdebstrap needs root or user namespaces, which are switched off here")
-    if (free := _available(meminfo)) < MEMORY:
+    if hosts and (free := _available(meminfo)) < MEMORY:
         raise Missing(f"{format_size(MEMORY)} of memory are needed, {format_size(free)} are free")
 
 

@@ -30,10 +30,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _boot(lab: Lab) -> None:
     """Boot, once more if a host did not come up; its console's last lines are printed."""
     try:
-        lab.up()
+        lab.up(flavours=["fio"])
     except BootFailed as failed:
         print(f"once more, since {failed}")
-        lab.up()
+        lab.up(flavours=["fio"])
     except Missing as missing:
         if os.environ.get("VMFERRY_LAB_REQUIRED"):
             raise

@@ -52,6 +52,12 @@ def test_what_is_no_block_device_is_left_out(tmp_path: Path) -> None:
     assert not (tmp_path / "stand-in.building").exists()
 
 
+def test_what_a_job_calls_the_disk_is_left_out_since_fio_would_take_it_for_another() -> None:
+    text = "[one]\nfilename=/dev/vda\n  filename = /dev/xvda\nrw=write\n;filename\nfilename_x=1\n"
+    archive = gzip.decompress(job_initrd(text, "/dev/vda", 1))
+    assert b"[one]\n\n\nrw=write\n;filename\nfilename_x=1\n" in archive
+
+
 @there
 def test_fio_runs_with_libraries_that_stand_for_others(tmp_path: Path) -> None:
     image = _image(tmp_path)
