@@ -12,10 +12,11 @@ from vmferry.errors import InputError
 from vmferry.experiments.nearest import unknown
 from vmferry.experiments.textfiles import read_text
 
-__all__ = ["DISK", "job_notes", "read_job"]
+__all__ = ["DISKS", "job_notes", "read_job"]
 
-DISK = "/dev/xvda"
-"""The disk that fio works on, as the guest has it; the only ``filename`` that a job may name."""
+DISKS = ("/dev/vda", "/dev/xvda")
+"""The names of the disk that fio works on, under QEMU and under Xen. A ``filename`` in a job must
+be one of them, and either means that disk, so that one job file does for both."""
 
 _MOST = 64 << 10
 _ENGINES = ("io_uring", "libaio", "posixaio", "psync", "pvsync", "pvsync2", "sync", "vsync")
@@ -105,8 +106,10 @@ def _check_line(line: _Line) -> None:
         raise InputError(f"{where} {_REFUSED[line.key]}")
     if line.key.startswith("write_") and line.key.endswith("log"):
         raise InputError(f"{where} writes a file, and the guest has its disk")
-    if line.key == "filename" and line.value != DISK:
-        raise InputError(f"{where} {line.value!r} is not the guest's disk; leave it out, or {DISK}")
+    if line.key == "filename" and line.value not in DISKS:
+        raise InputError(
+            f"{where} {line.value!r} is not the guest's disk: leave it out, or {' or '.join(DISKS)}"
+        )
     if line.key == "ioengine" and line.value not in _ENGINES:
         raise unknown(where, line.value, _ENGINES)
 

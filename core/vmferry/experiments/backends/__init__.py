@@ -5,11 +5,12 @@ Every installed trial plugin is one, and some that are not real; ``backend`` giv
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 from vmferry.experiments.backends.base import VMFERRY, Backend
 from vmferry.experiments.backends.model import ModelBackend
+from vmferry.experiments.backends.qemu import QemuBackend
 from vmferry.experiments.backends.simulation import SimulationBackend
 from vmferry.experiments.backends.trial import TrialBackend
 from vmferry.experiments.backends.xen import XenBackend
@@ -23,6 +24,8 @@ _OTHERS: Mapping[str, type[Backend]] = {
     "simulation": SimulationBackend,
     "xen": XenBackend,
 }
+_TRIALS: Mapping[str, Callable[[], Backend]] = {"qemu": QemuBackend}
+"""Trials that can do more than any trial plugin."""
 
 
 def backend_names() -> list[str]:
@@ -36,5 +39,5 @@ def backend(name: str) -> Backend:
     if name in _OTHERS:
         return _OTHERS[name]()
     if name in names("trial"):
-        return TrialBackend(name)
+        return _TRIALS[name]() if name in _TRIALS else TrialBackend(name)
     raise unknown("hypervisor", name, backend_names())

@@ -53,7 +53,7 @@ class Backend(ABC):
         if spec.load.fio and not self.runs_fio:
             raise InputError(
                 f"workload {spec.parameters.workload!r}: fio runs inside a guest, and only those "
-                f"of hypervisor 'xen' have a system to run it: not {self.name!r}"
+                f"of hypervisors 'qemu' and 'xen' have a system to run it: not {self.name!r}"
             )
 
     @abstractmethod
@@ -61,6 +61,12 @@ class Backend(ABC):
         """Say in what a run will differ from what was asked for.
 
         Starts nothing. Raises ``InputError`` with the reason if the run cannot be done at all.
+        """
+
+    def ready(self, spec: RunSpec) -> None:  # noqa: B027  # most guests need nothing
+        """Raise ``InputError`` if this machine lacks what a run needs and was to be made before.
+
+        Asked before the first run that is done here; ``check`` is asked for plans and reports too.
         """
 
     @abstractmethod

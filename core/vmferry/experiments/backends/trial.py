@@ -6,13 +6,14 @@ import asyncio
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import msgspec
 
-from vmferry.api import Address, MoveLink, Trial, TrialPlan, TrialWish, Verdict
+from vmferry.api import Address, MoveLink, Options, Trial, TrialPlan, TrialWish, Verdict
 from vmferry.errors import HypervisorError, InputError, PluginNotFound
 from vmferry.experiments.backends.base import VMFERRY, Backend
 from vmferry.experiments.backends.command import agent_words, source_words
@@ -28,7 +29,7 @@ from vmferry.plugins import OptionTable, Registry, load, names
 from vmferry.plugins.options import validate
 from vmferry.wire.link import LIMITS
 
-__all__ = ["TrialBackend"]
+__all__ = ["TrialBackend", "TrialRun"]
 
 _SECONDS = 8.0
 _RATE = 200 << 20
@@ -54,6 +55,11 @@ class TrialBackend(Backend):
 
     def check(self, spec: RunSpec) -> tuple[str, ...]:
         """The trial, the plugins and the link must be able to do it."""
+        self.check_move(spec)
+        return self.plan(spec).notes
+
+    def check_move(self, spec: RunSpec) -> None:
+        """Raise ``InputError`` if the plugins and the link cannot do it, whatever the guest is."""
         self.check_method(spec)
         parameters = spec.parameters
         if parameters.method == VMFERRY:
@@ -64,9 +70,22 @@ class TrialBackend(Backend):
                 f"transport {parameters.transport!r}: a link can be shaped for "
                 f"{' and '.join(_LINKED)} only"
             )
-        return self._plan(spec).notes
 
-    def _plan(self, spec: RunSpec) -> TrialPlan:
+    def kind(self, spec: RunSpec) -> type[Trial[Any]]:
+        """The trial that a run is done with."""
+        return type(self._trial)
+
+    def make(self, spec: RunSpec) -> Trial[Any]:
+        """The trial of a run, not started."""
+        options = _without(self.plan(spec).options, spec.options, self.name)
+        return Registry(spec.options).trial(self.name, **options)
+
+    def one_run(self, trial: Trial[Any], spec: RunSpec, folder: Path, result: Result) -> TrialRun:
+        """What is done with the trial."""
+        return TrialRun(trial, spec, folder, result)
+
+    def plan(self, spec: RunSpec) -> TrialPlan:
+        """How the trial is what a run wants; raises ``InputError`` if it cannot be."""
         parameters = spec.parameters
         wish = TrialWish(
             disk_size=parameters.disk_size,
@@ -76,10 +95,15 @@ class TrialBackend(Backend):
             load=spec.load,
             seed=spec.seed,
         )
-        plan = self._trial.plan(wish)
-        given = Registry(spec.options).options("trial", self.name)
-        validate(f"trial {self.name!r}", self._trial.options_type, {**plan.options, **given})
+        plan = self.kind(spec).plan(wish)
+        self.options(spec, plan)
         return plan
+
+    def options(self, spec: RunSpec, plan: TrialPlan) -> Options:
+        """The plan's options, and those that the experiment's file sets itself."""
+        given = Registry(spec.options).options("trial", self.name)
+        kind = self.kind(spec).options_type
+        return validate(f"trial {self.name!r}", kind, {**plan.options, **given})
 
     def estimate(self, spec: RunSpec) -> float:
         """The disk at a moderate rate, or at the link's, and what is around it."""
@@ -90,16 +114,13 @@ class TrialBackend(Backend):
 
     async def run(self, spec: RunSpec, result: Result) -> None:
         """Start a guest, move it, let it run on, and hold its disk against its record."""
-        plan = self._plan(spec)
-        result.notes += plan.notes
+        result.notes += self.plan(spec).notes
         result.versions = versions()
         with run_folder(spec.folder) as folder:
             result.host = host_facts(folder)
-            trial = Registry(spec.options).trial(
-                self.name, **_without(plan.options, spec.options, self.name)
-            )
+            trial = self.make(spec)
             try:
-                await _TrialRun(trial, spec, folder, result).play()
+                await self.one_run(trial, spec, folder, result).play()
             finally:
                 await trial.close()
 
@@ -140,7 +161,7 @@ async def _listen_once(scheme: str, options: OptionTable) -> None:
     await listener.close()
 
 
-class _TrialRun:
+class TrialRun:
     """One guest and its move."""
 
     def __init__(self, trial: Trial[Any], spec: RunSpec, folder: Path, result: Result) -> None:
@@ -148,17 +169,20 @@ class _TrialRun:
 
     async def play(self) -> None:
         """From the guest's start to the verdict."""
-        parameters = self.spec.parameters
-        guest = await self.trial.start(self.folder, parameters.disk_size)
-        async with sampled(self.trial.status, self.result, self.spec.sample):
+        guest = await self.trial.start(self.folder, self.spec.parameters.disk_size)
+        async with self.watched():
             await asyncio.sleep(self.spec.before)
-            if parameters.method == VMFERRY:
+            if self.spec.parameters.method == VMFERRY:
                 location = await self._migrate(guest)
             else:
                 location = await self._move()
             await asyncio.sleep(self.spec.after)
             await self._ask_downtime()
         self._judge(await self.trial.verdict(location))
+
+    def watched(self) -> AbstractAsyncContextManager[None]:
+        """What notes meanwhile how the guest is doing."""
+        return sampled(self.trial.status, self.result, self.spec.sample)
 
     async def _migrate(self, guest: str) -> str:
         """Have two agents move it; returns where its disk is."""

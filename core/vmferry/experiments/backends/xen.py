@@ -14,8 +14,9 @@ from vmferry.errors import HypervisorError, InputError
 from vmferry.experiments.backends.base import Backend
 from vmferry.experiments.backends.command import migration_words, plugin_words
 from vmferry.experiments.backends.fio import failure, judge_fio, note_fio
+from vmferry.experiments.backends.laboratory import lab_options
 from vmferry.experiments.backends.xen_baselines import BASELINES, Baseline, Watch
-from vmferry.experiments.backends.xen_lab import check_lab, lab_options, open_lab, shaped_hosts
+from vmferry.experiments.backends.xen_lab import check_lab, open_lab, shaped_hosts
 from vmferry.experiments.facts import versions
 from vmferry.experiments.fiojobs import job_notes
 from vmferry.experiments.listening import Listener
@@ -60,6 +61,10 @@ class XenBackend(Backend):
         if spec.load.request != 4096 or spec.load.pattern == "sequential":
             return ("the laboratory's guest writes 4 KiB at random places",)
         return ()
+
+    def ready(self, spec: RunSpec) -> None:
+        """A laboratory must be up."""
+        open_lab(spec)
 
     def estimate(self, spec: RunSpec) -> float:
         """Minutes: each host is emulated."""
@@ -191,8 +196,9 @@ def writer_of(spec: RunSpec) -> dict[str, str | int]:
     """The options of the laboratory guest's writer: see ``docs/lab.md``."""
     load: Load = spec.load
     if load.fio:  # on a small disk of its own, beside fio
-        beside = {"rate": 5, "seed": spec.seed, "prefill": 1 << 10, "flush": 20, "verify": 4}
-        return {"fio": load.fio, **beside}
+        from vmferry_lab.guest import BESIDE_FIO
+
+        return {"fio": load.fio, **BESIDE_FIO, "seed": spec.seed}
     megabytes = spec.parameters.disk_size // MIB
     rate = "idle" if load.idle else "max" if load.full_speed else max(1, round(load.write_rate))
     options: dict[str, str | int] = {

@@ -1,56 +1,18 @@
-"""The laboratory that a run names: found, held against what a method needs, its network shaped."""
+"""The laboratory's Xen hosts: held against what a method needs, their network shaped."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from msgspec import Meta
-
-from vmferry.api import Options
 from vmferry.errors import InputError
+from vmferry.experiments.backends.laboratory import lab_of, lab_options
 from vmferry.experiments.backends.xen_baselines import BASELINES
 from vmferry.experiments.parameters import Parameters
 from vmferry.experiments.results import RunSpec
-from vmferry.plugins.options import validate
 
-__all__ = ["LabOptions", "check_lab", "lab_of", "lab_options", "open_lab", "shaped_hosts"]
-
-
-class LabOptions(Options, frozen=True, kw_only=True):
-    """The table ``[lab]`` of an experiment's file."""
-
-    folder: Annotated[str, Meta(description="of a laboratory that is up; else $VMFERRY_LAB")] = ""
-    interface: Annotated[
-        str, Meta(pattern=r"^[A-Za-z0-9._-]+$", description="the hosts' way to each other")
-    ] = "xenbr0"
-
-
-def lab_options(spec: RunSpec) -> LabOptions:
-    """The options of a run; raises ``InputError`` if they are none."""
-    found = validate("[lab]", LabOptions, spec.lab)
-    assert isinstance(found, LabOptions)
-    return found
-
-
-def lab_of(spec: RunSpec) -> Any:
-    """The laboratory that a run names, up or not.
-
-    Raises:
-        InputError: its package is not here.
-
-    """
-    try:
-        from vmferry_lab import Lab  # type: ignore[import-untyped, unused-ignore]
-    except ImportError as error:
-        raise InputError(
-            "hypervisor 'xen' needs the laboratory, which is in the source tree alone: "
-            "PYTHONPATH=lab, or pip install -e ."
-        ) from error
-    return Lab(root=Path(lab_options(spec).folder or os.environ.get("VMFERRY_LAB") or ".lab"))
+__all__ = ["check_lab", "open_lab", "shaped_hosts"]
 
 
 def open_lab(spec: RunSpec) -> Any:
