@@ -17,12 +17,18 @@ from vmferry_lab.cpio import Initrd
 from vmferry_lab.guestimage import GUEST
 from vmferry_lab.image import FIO_LIBRARIES, Image
 
-__all__ = ["JOB_FOLDER", "build_fio", "digest_scripts", "job_initrd", "stand_in"]
+__all__ = ["JOB_FOLDER", "build_fio", "digest_scripts", "job_initrd", "places", "stand_in"]
 
 JOB_FOLDER = "fio"
 """Where a guest has its job; it runs fio if there is one."""
 
 _FILENAME = re.compile(r"^[ \t]*filename[ \t]*=.*$", re.MULTILINE)
+_BLOCKS = ("bs", "blocksize", "bsrange", "blocksize_range", "bssplit", "verify_interval")
+"""Options of a job that say how large a block is, or the part of one that has a checksum."""
+_BLOCK, _SECTOR = 4096, 512
+_APART, _CHECKSUM = 256, 176
+"""Bytes between two places for a checksum, and of the largest, with its header."""
+_UNITS = {None: 0, "k": 10, "m": 20, "g": 30}
 _LIBRARIES = "lib/x86_64-linux-gnu"
 _LOADER = "ld-linux-x86-64.so.2"
 _SCRIPTS = ("run", "condense.awk")
@@ -55,11 +61,34 @@ def job_initrd(text: str, disk: str, seed: int) -> bytes:
         disk: the device that fio works on.
         seed: the first pass has the next number, and each pass another.
 
+    Each pass has its checksums in another of the places that a block has for them.
+
     """
     initrd = Initrd()
     initrd.file(f"{JOB_FOLDER}/jobs.fio", _FILENAME.sub("", text).encode())
-    initrd.file(f"{JOB_FOLDER}/options", f"{disk} {seed}\n".encode())
+    initrd.file(f"{JOB_FOLDER}/options", f"{disk} {seed} {places(text)}\n".encode())
     return initrd.packed()
+
+
+def places(text: str) -> int:
+    """In how many places of a job's smallest block fio's checksums may be, 256 bytes apart."""
+    least = min([_BLOCK, *(_sizes(line) for line in text.splitlines())])
+    return (max(least, _SECTOR) - _CHECKSUM) // _APART + 1
+
+
+def _sizes(line: str) -> int:
+    """The smallest size of a block that a line of a job sets, in bytes."""
+    key, _, value = line.partition("=")
+    if key.strip() not in _BLOCKS:
+        return _BLOCK
+    found = [_size(word.partition("/")[0]) for word in re.split(r"[,:-]", value) if word.strip()]
+    return min(found, default=_BLOCK)
+
+
+def _size(word: str) -> int:
+    """Of ``4k`` 4096; what is written otherwise is taken for the least that there is."""
+    match = re.fullmatch(r"(\d+)(?:([kmg])i?b?)?", word.strip().lower())
+    return int(match[1]) << _UNITS[match[2]] if match else _SECTOR
 
 
 def digest_scripts(seed: str) -> str:

@@ -31,6 +31,7 @@ _REFUSED = {
     "include": "wants another file, and the guest has none",
     "opendir": "makes use of files, and the guest has its disk",
     "read_iolog": "wants another file; a workload's `trace` replays one",
+    "verify_offset": "is what tells a pass from the one before, and is set for each",
     "verify_state_load": "wants another file, and the guest has none",
 }
 _PATIENCE = 20.0
@@ -70,6 +71,8 @@ def job_notes(text: str) -> tuple[str, ...]:
     notes = []
     if not any(line.key == "verify" and line.value not in ("", "0", "null") for line in lines):
         notes.append("fio compares nothing: the job file has no `verify`")
+    if any((line.key, line.value) == ("verify", "pattern") for line in lines):
+        notes.append("fio cannot tell a lost write from the pass before: `verify` is pattern")
     if any((line.key, line.value) in (("direct", "0"), ("buffered", "1")) for line in lines):
         notes.append("fio may compare the guest's memory and not its disk: the job is buffered")
     return tuple(notes)

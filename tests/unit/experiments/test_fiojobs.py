@@ -46,6 +46,7 @@ def test_a_job_is_read_word_by_word(job: Path) -> None:
 
 def test_what_a_job_does_not_compare_is_said() -> None:
     assert "no `verify`" in job_notes("[a]\nverify=0\n")[0]
+    assert "lost write" in job_notes("[a]\nverify=pattern\nverify_pattern=7\n")[0]
     assert "memory" in job_notes("[a]\nverify=md5\nbuffered=1\n")[0]
 
 
@@ -61,6 +62,7 @@ WRONG = {
     "[a]\ninclude other.fio\n": "include wants another file",
     "[a]\nexec_prerun=reboot\n": "another program",
     "[a]\nverify=md5\ncontinue_on_error=verify\n": "hide what was lost",
+    "[a]\nverify=md5\nverify_offset=64\n": "line 3: .*tells a pass from the one before",
     "[a]\nwrite_bw_log=here\n": "writes a file",
     "[a]\nioengine=rbd\n": "'rbd'.*there are: io_uring",
     "[a]\nioengine=libiao\n": "did you mean 'libaio'",

@@ -67,7 +67,7 @@ def test_a_guest_with_fio_has_all_in_one_initrd() -> None:
     (place,) = [at for at, line in enumerate(host.asked) if "web.initrd" in line]
     assert "cat /srv/guest/initrd.img /srv/guest/fio.img - >" in host.asked[place]
     job = gzip.decompress(host.given[place])
-    assert b"/dev/xvda 7\n" in job
+    assert b"/dev/xvda 7 16\n" in job
     assert b"[one]\n" in job
     (config,) = [given.decode() for given in host.given if b"cmdline" in given]
     assert 'ramdisk = "/srv/disks/web.initrd"' in config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vmferry_lab.errors import CommandFailed
-from vmferry_lab.guestfio import build_fio, job_initrd, stand_in
+from vmferry_lab.guestfio import build_fio, job_initrd, places, stand_in
 from vmferry_lab.guestimage import GUEST
 from vmferry_lab.image import FIO_LIBRARIES, Image
 
@@ -97,7 +98,64 @@ def test_a_compiler_that_fails_is_quoted(tmp_path: Path) -> None:
 def test_a_job_goes_behind_it_with_its_disk_and_seed() -> None:
     archive = gzip.decompress(job_initrd("[one]\nrw=read\n", "/dev/xvda", 7))
     assert b"[one]\nrw=read\n" in archive
-    assert b"/dev/xvda 7\n" in archive
+    assert b"/dev/xvda 7 16\n" in archive
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("rw=write", 16),
+        ("bs=64k", 16),
+        ("bs=2KiB", 8),
+        ("bsrange=512-4k", 2),
+        ("bssplit=4k/10:1k/90,8k/100", 4),
+        ("blocksize = 1024", 4),
+        ("verify_interval=512", 2),
+        ("bs=(4*1024)", 2),
+        ("verify_interval=64", 2),
+    ],
+)
+def test_a_small_block_has_fewer_places_for_checksums(line: str, found: int) -> None:
+    assert places(f"[one]\n{line}\n") == found
+
+
+STALE = """\
+#!/bin/sh
+case $(cat {0}/passes) in
+1) {1} "$@"; code=$?; cp {0}/disk {0}/old;;
+11) (sleep 0.7; dd if={0}/old of={0}/disk conv=notrunc status=none) & {1} "$@"; code=$?;;
+*) code=9;;
+esac
+printf 1 >> {0}/passes
+exit $code
+"""
+
+
+@pytest.mark.real
+@there
+@pytest.mark.parametrize("rw", ["write", "randwrite"])
+def test_a_block_of_the_pass_before_does_not_do_for_one_that_was_lost(
+    tmp_path: Path, rw: str
+) -> None:
+    job = f"[one]\nrw={rw}\nbs=4k\nsize=64k\nrate_iops=16\nverify=crc32c\n"
+    (tmp_path / "jobs.fio").write_text(job)
+    (tmp_path / "disk").write_bytes(bytes(64 << 10))
+    (tmp_path / "options").write_text(f"{tmp_path}/disk 7 {places(job)}\n")
+    (tmp_path / "passes").write_text("1")
+    wrapped = tmp_path / "bin/fio"
+    wrapped.parent.mkdir()
+    wrapped.write_text(STALE.format(tmp_path, PROGRAM))
+    wrapped.chmod(0o755)
+    script = (GUEST / "fio/run").read_text().replace("awk -f /fio/condense.awk", "cat")
+    script = script.replace("/fio/", f"{tmp_path}/").replace("cd /tmp", f"cd {tmp_path}")
+    script = script.replace("[ -b", "[ -e")
+    path = f"{wrapped.parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", "-c", script], env={"PATH": path}, capture_output=True, text=True, check=False
+    )
+    codes = [line for line in done.stdout.splitlines() if line.startswith("CODE ")]
+    assert codes == ["CODE 0", "CODE 1"], done.stdout
+    assert "verify: bad" in done.stdout
 
 
 def _condensed(text: str) -> list[str]:
