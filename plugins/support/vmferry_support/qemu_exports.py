@@ -30,6 +30,7 @@ __all__ = ["QemuExport", "QemuExports", "is_left_over", "our_name"]
 _PREFIX = "vmferry-"
 _PATIENCE = 60.0
 _SAFE = (9, 0, 0)
+_LOOKS = 4
 _ACCEPTING = b"00010000"  # __SO_ACCEPTCON, linux/net.h
 _count = itertools.count(1)
 _locks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Lock]] = (
@@ -232,7 +233,15 @@ def _unix(place: str) -> dict[str, Any]:
 
 
 def _listens(place: str) -> bool:
-    """Whether a socket listens there, by the kernel's table: a server may log a mere knock."""
+    """Whether a socket listens there, by the kernel's table: a server may log a mere knock.
+
+    The table is read in parts, and lacks a socket now and then while others near it come and go.
+    """
+    looks = _LOOKS if os.path.lexists(place) else 1
+    return any(_in_table(place) for _ in range(looks))
+
+
+def _in_table(place: str) -> bool:
     with open("/proc/net/unix", "rb") as table:
         lines = [line.split(maxsplit=7) for line in table]
     wanted = os.fsencode(place)
