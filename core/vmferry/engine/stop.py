@@ -118,8 +118,7 @@ async def _hand_over_maps(
 ) -> int:
     """After the backend has drained: the last harvest and everything not yet sent."""
     size = 0
-    for disk in disks:
-        await disk.last_harvest()
+    await together(*(disk.last_harvest() for disk in disks))
     await finish()
     for disk in disks:
         size += await send_map(link, disk.index, disk.wire_map(), workers)
