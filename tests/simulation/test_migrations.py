@@ -119,7 +119,12 @@ def test_agents_that_were_killed_in_push_are_told_what_they_may_lack():
     assert sum(bool(events(outcome, "started anew")) for outcome in seen) >= 5
 
 
-@pytest.mark.parametrize("phase", [Phase.PUSH_DISK, Phase.PUSH_MEMORY, Phase.STOP])
+def test_losses_while_memory_is_sent_are_outlasted():
+    seen = [one for one in outcomes("lost-push-memory") if events(one, SOURCE, "'pushing': True")]
+    assert sum(outcome.owner == DESTINATION for outcome in seen) >= 5
+
+
+@pytest.mark.parametrize("phase", [Phase.PUSH_DISK, Phase.STOP])
 def test_losses_before_the_commit_leave_the_guest_at_the_source(phase):
     assert any(outcome.owner == SOURCE for outcome in outcomes(f"lost-{phase.value}"))
 
