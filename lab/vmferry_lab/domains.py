@@ -7,8 +7,6 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from vmferry_lab.errors import CommandFailed, LabError
 from vmferry_lab.guest import (
     INITRD,
@@ -17,6 +15,7 @@ from vmferry_lab.guest import (
     GuestConfig,
     Report,
     Verdict,
+    decoded,
     fio_report,
 )
 from vmferry_lab.guestfio import job_initrd
@@ -87,8 +86,9 @@ class Domains:
             network: whether it has a network card on the LAN.
             backend: what serves its disks, ``phy`` or ``qdisk``.
             fio: text of a job file. fio does it over and over on the first disk, until it fails,
-                each time with a ``randseed`` of its own after the writer's ``seed``, ``direct=1``
-                unless the job says otherwise; the writer has the other disks.
+                each time with a ``randseed`` of its own after the writer's ``seed`` and its
+                checksums in another place, ``direct=1`` unless the job says otherwise; the writer
+                has the other disks.
             timeout: seconds to wait.
             writer: its writer's options, as in ``lab/guest/options.h``.
 
@@ -149,7 +149,7 @@ class Domains:
         self._await_line(name, "^FIO .*[}]", timeout)
         number = self.fio(name)[-1].number
         line = self._await_line(name, f'^FIO .*"pass": {number}, .*"code": [0-9].*[}}]', timeout)
-        return msgspec.json.decode(line.partition(" ")[2], type=FioReport)
+        return decoded(line, FioReport)
 
     def booted(self, name: str) -> float:
         """When the guest's ``uptime`` was 0, by the host's clock, in seconds since 1970.
@@ -161,7 +161,7 @@ class Domains:
             " { grep -m 1 '^REPORT .*[}]'; date +%s.%N; }"
         )
         line, now = self._host.run(["timeout", "120", "sh", "-c", script]).splitlines()
-        return float(now) - msgspec.json.decode(line.partition(" ")[2], type=Report).uptime
+        return float(now) - decoded(line, Report).uptime
 
     def _create(self, name: str, path: str, timeout: float) -> None:
         """Once more if libxl has not given a script the time that a busy machine needs."""
@@ -185,7 +185,7 @@ class Domains:
         """What the guest said last, on this host."""
         self._await_line(name, "^REPORT .*[}]", timeout)
         line = self._host.run(f"grep -h '^REPORT .*[}}]' {self._newest(name)} | tail -n 1")
-        return msgspec.json.decode(line.partition(" ")[2], type=Report)
+        return decoded(line, Report)
 
     def verdict(self, name: str, *, timeout: float = 600.0) -> Verdict:
         """Have the guest, wherever its disk is by now, compare everything it wrote.
@@ -198,7 +198,7 @@ class Domains:
         number = secrets.token_hex(6)
         self.order(name, f"check {number}")
         line = self._await_line(name, f'^VERDICT .*"id": "{number}".*[}}]', timeout)
-        return msgspec.json.decode(line.partition(" ")[2], type=Verdict)
+        return decoded(line, Verdict)
 
     def console(self, name: str) -> str:
         """Everything the guest wrote to its console on this host."""

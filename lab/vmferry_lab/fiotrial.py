@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -24,7 +24,15 @@ from vmferry_hypervisors.qemu.two_hosts import GuestOptions, TwoHosts
 from vmferry_hypervisors.qemu.wish import check_plugins
 from vmferry_hypervisors.qemu.workload.heard import Heard
 from vmferry_hypervisors.qemu.workload.recorder import Said
-from vmferry_lab.guest import BESIDE_FIO, WRITER_DISK, FioReport, Report, fio_report, writer_words
+from vmferry_lab.guest import (
+    BESIDE_FIO,
+    WRITER_DISK,
+    FioReport,
+    Report,
+    decoded,
+    fio_report,
+    writer_words,
+)
 from vmferry_lab.guest import Verdict as WriterVerdict
 from vmferry_lab.guestfio import job_initrd
 from vmferry_lab.qemuguest import QemuGuest
@@ -39,7 +47,6 @@ _TICK = 10
 """Milliseconds between two words of the guest, and so about how exact its downtime is."""
 _POLL = 0.05
 _SHOWN = 5
-_T = TypeVar("_T")
 
 
 class FioTrialOptions(GuestOptions, frozen=True, kw_only=True):
@@ -180,7 +187,7 @@ class FioTrial(TwoHosts[FioTrialOptions]):
         """As the writer has said; what fio does is said by ``fio``."""
         await self._update()
         said = [line.text for line in self.console.lines if line.text.startswith("REPORT {")]
-        report = _decoded(said[-1], Report) if said else None
+        report = decoded(said[-1], Report) if said else None
         return TrialStatus(
             writes=report.writes if report else 0,
             reads=report.reads if report else 0,
@@ -236,7 +243,7 @@ class FioTrial(TwoHosts[FioTrialOptions]):
             lambda line: line.text.startswith(start), "its verdict", self.options.timeout
         )
         await self._end_all()
-        found = _decoded(line.text, WriterVerdict)
+        found = decoded(line.text, WriterVerdict)
         if found.errors:
             raise HypervisorError(f"{found.errors} of the requests of the guest's writer failed")
         return Verdict(
@@ -285,7 +292,3 @@ def _ends_there(line: Line) -> bool:
     report = fio_report(line.text)
     ended = report is not None and (report.code is not None or report.error != 0)
     return ended and line.connection > 0
-
-
-def _decoded(line: str, kind: type[_T]) -> _T:
-    return msgspec.json.decode(line.partition(" ")[2], type=kind)

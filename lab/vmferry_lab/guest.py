@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import msgspec
 
@@ -17,9 +18,12 @@ __all__ = [
     "GuestConfig",
     "Report",
     "Verdict",
+    "decoded",
     "fio_report",
     "writer_words",
 ]
+
+_T = TypeVar("_T")
 
 KERNEL_FOLDER = "/srv/guest"
 """Where a host has the guests' kernel and initrd."""
@@ -116,6 +120,11 @@ class FioReport(msgspec.Struct, frozen=True, kw_only=True):
     write_seconds: float = 0.0
 
 
+def decoded(line: str, kind: type[_T]) -> _T:
+    """What a line of a word and JSON says; raises ``msgspec.DecodeError`` if it is not whole."""
+    return msgspec.json.decode(line.partition(" ")[2], type=kind)
+
+
 def fio_report(line: str) -> FioReport | None:
     """What a line of a guest's console says of its fio.
 
@@ -123,7 +132,7 @@ def fio_report(line: str) -> FioReport | None:
     """
     if line.startswith("FIO {"):
         with contextlib.suppress(msgspec.DecodeError):
-            return msgspec.json.decode(line.partition(" ")[2], type=FioReport)
+            return decoded(line, FioReport)
     return None
 
 
