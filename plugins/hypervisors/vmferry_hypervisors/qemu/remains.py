@@ -75,7 +75,7 @@ async def await_exports(qmp: Qmp) -> None:
 
 
 async def _listener(path: str) -> Process | None:
-    """The process that made the socket, if it is a QEMU: libvirt makes them for its guests."""
+    """The QEMU that made the socket."""
     try:
         async with asyncio.timeout(1):
             connection = await connect_unix(path)
@@ -83,6 +83,11 @@ async def _listener(path: str) -> Process | None:
         return None
     with connection:
         pid = listener_of(connection)
+    return await _qemu(pid)
+
+
+async def _qemu(pid: int) -> Process | None:
+    """A process that made a monitor's socket, if it is a QEMU: libvirt makes them for guests."""
     name = await asyncio.to_thread(_program, pid)
     return Process(pid) if name.startswith("qemu") else None
 
@@ -106,7 +111,7 @@ async def quit_qemu(qmp: Qmp, timeout: float) -> None:
         HypervisorError: it does not end within ``timeout`` seconds.
 
     """
-    process = await _listener(qmp.path)
+    process = await _qemu(qmp.process)
     try:
         async with asyncio.timeout(timeout):
             with contextlib.suppress(QmpLost):
