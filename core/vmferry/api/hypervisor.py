@@ -124,8 +124,9 @@ class Departure(ABC):
     def suspended_at(self) -> float | None:
         """The event loop's time at which the guest stopped, or shortly before, once it has.
 
-        For a hypervisor that suspends by itself, at the end of ``precopy``: downtime counts from
-        here. ``None``, the default: it stops when ``suspend`` is called.
+        Downtime counts from here. For a hypervisor that suspends by itself, at the end of
+        ``precopy``, or that takes a while to do so when asked. ``None``, the default: the guest
+        stops when ``suspend`` is called.
         """
         return None
 

@@ -270,9 +270,9 @@ class Leaving:
         self.pending = dirty_bytes(self._disks)
 
     def _stopped_at(self, departure: Departure) -> float:
-        """When the guest stopped, by its hypervisor, which may have been earlier than asked to."""
+        """When the guest stopped, by its hypervisor if it can tell, or when that was asked to."""
         told = departure.suspended_at
-        return self._suspended if told is None else min(told, self._suspended)
+        return self._suspended if told is None else told
 
     async def roll_back(self, link: Link, error: BaseException, open_link: OpenLink) -> None:
         """``Go`` was not sent, so the guest is this host's: it first, then the peer, then the rest.

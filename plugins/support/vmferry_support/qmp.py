@@ -86,10 +86,11 @@ class QmpTimeout(QmpError):
 
 
 class Event(NamedTuple):
-    """One event: its name, as ``"STOP"``, and its data."""
+    """One event: its name, as ``"STOP"``, its data, and the event loop's time of it."""
 
     name: str
     data: Mapping[str, Any]
+    at: float = 0.0
 
 
 class Listener:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
@@ -51,19 +52,19 @@ class Heard:
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = frozenset(names)
-        self._queue: asyncio.Queue[tuple[str, Mapping[str, Any]] | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[str, Mapping[str, Any], float] | None] = asyncio.Queue()
 
-    def put(self, name: str, data: Mapping[str, Any]) -> None:
+    def put(self, name: str, data: Mapping[str, Any], at: float) -> None:
         """Take an event, if it is wanted."""
         if not self.names or name in self.names:
-            self._queue.put_nowait((name, data))
+            self._queue.put_nowait((name, data, at))
 
     def end(self) -> None:
         """There will be no more."""
         self._queue.put_nowait(None)
 
-    async def next(self) -> tuple[str, Mapping[str, Any]]:
-        """The next event's name and data; ``Interrupted`` when there will be none."""
+    async def next(self) -> tuple[str, Mapping[str, Any], float]:
+        """The next event's name, data and time; ``Interrupted`` when there will be none."""
         event = await self._queue.get()
         if event is None:
             self._queue.put_nowait(None)
@@ -144,10 +145,21 @@ class Channel:
             heard.end()
 
     def _hear(self, event: Message) -> bool:
-        data = event.get("data", {})
+        data, at = event.get("data", {}), _happened(event)
         for heard in self.listeners:
-            heard.put(str(event["event"]), data if isinstance(data, Mapping) else {})
+            heard.put(str(event["event"]), data if isinstance(data, Mapping) else {}, at)
         return False
+
+
+def _happened(event: Message) -> float:
+    """By the event loop's clock; not later than now, whatever QEMU's stamp says."""
+    now, stamp = asyncio.get_running_loop().time(), event.get("timestamp")
+    if not isinstance(stamp, Mapping):
+        return now
+    seconds, parts = stamp.get("seconds"), stamp.get("microseconds")
+    if not (isinstance(seconds, int) and isinstance(parts, int)):
+        return now
+    return now - max(0.0, time.time() - seconds - parts / 1e6)
 
 
 class _QuietClient(QMPClient):

@@ -109,6 +109,11 @@ class QemuDeparture(Departure):
         """How far the memory is, as ``query-migrate`` said last."""
         return self._progress
 
+    @property
+    def suspended_at(self) -> float | None:
+        """When QEMU stopped the guest."""
+        return self._migration.stopped_at
+
     # -- memory
 
     async def precopy(self) -> None:

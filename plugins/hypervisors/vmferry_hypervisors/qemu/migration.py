@@ -18,7 +18,7 @@ __all__ = ["FAILED", "UNCARRIED", "Migration", "raced"]
 FAILED = ("failed", "cancelled")
 UNCARRIED = ("postcopy-ram", "multifd", "x-colo", "block", "dirty-bitmaps", "rdma-pin-all")
 """Capabilities that need more than one ordered stream, or do otherwise what the engine does."""
-_EVENTS = ("MIGRATION", "SHUTDOWN")
+_EVENTS = ("MIGRATION", "SHUTDOWN", "STOP", "RESUME")
 T = TypeVar("T")
 
 
@@ -44,6 +44,7 @@ class Migration:
 
     Attributes:
         status: as the events that ``reach`` has heard have it.
+        stopped_at: the event loop's time since which the guest stands still, by the same events.
 
     """
 
@@ -53,6 +54,7 @@ class Migration:
         self._parameters: dict[str, object] = {}
         self._events: Listener | None = None
         self.status = "none"
+        self.stopped_at: float | None = None
 
     async def known(self) -> dict[str, bool]:
         """The capabilities that this QEMU knows, and whether they are on."""
@@ -146,16 +148,23 @@ class Migration:
         while self.status not in states:
             if self.status in FAILED:
                 raise self._failed(await self._qmp.execute("query-migrate"))
-            self.status = await self._next(timeout)
+            await self._hear(timeout)
         return self.status
 
-    async def _next(self, timeout: float | None) -> str:
+    async def _hear(self, timeout: float | None) -> None:
+        """Note what the next event says."""
+        event = await self._next(timeout)
+        if event.name == "MIGRATION":
+            self.status = str(event.data["status"])
+        elif event.name == "SHUTDOWN":
+            raise GuestStopped(f"guest {self._name} stopped: {event.name.lower()}")
+        else:
+            self.stopped_at = event.at if event.name == "STOP" else None
+
+    async def _next(self, timeout: float | None) -> Event:
         if self._events is None:
             raise HypervisorError(f"guest {self._name}: its migration has ended")
         try:
-            event: Event = await self._events.wait(timeout=timeout)
+            return await self._events.wait(timeout=timeout)
         except QmpLost as error:
             raise self._ended() from error
-        if event.name != "MIGRATION":
-            raise GuestStopped(f"guest {self._name} stopped: {event.name.lower()}")
-        return str(event.data["status"])
