@@ -20,25 +20,22 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from vmferry.api import Verdict
+from vmferry.api import MoveLink, Verdict
 from vmferry.units import MIB, parse_duration, parse_size
-from vmferry_hypervisors.qemu.launch import fill_command, start_qemu
+from vmferry_hypervisors.qemu.mirror import MIRROR
 from vmferry_hypervisors.qemu.trial import QemuTrial
 from vmferry_hypervisors.qemu.workload.trial_options import QemuTrialOptions
-from vmferry_support.qmp import Listener, Qmp
 
 SETTLE = 1.0
 
@@ -90,121 +87,11 @@ def make_trial(setup: Setup, load: Load) -> QemuTrial:
         "memory": setup.memory,
         "memory_fill": setup.memory // 2,
         "device": setup.device,
+        "downtime_limit": setup.downtime_limit,
         "prefill": 1.0,
         **load.options,
     }
     return QemuTrial(msgspec.convert(options, QemuTrialOptions))
-
-
-async def until(events: Listener, name: str, **data: Any) -> None:
-    def is_it(event: Any) -> bool:
-        if event.data.get("status") == "failed":
-            raise RuntimeError(f"QEMU's migration failed at {event}")
-        return event.name == name and all(event.data.get(key) == data[key] for key in data)
-
-    await events.wait(is_it, timeout=None)
-
-
-class Native:
-    """mirror, migrate, cancel the mirror, go on."""
-
-    def __init__(self, trial: QemuTrial, setup: Setup, bandwidth: int, patience: float) -> None:
-        self.trial, self.setup, self.bandwidth = trial, setup, bandwidth
-        self.patience = patience
-        self.copy = trial.folder / "copy-disk0.raw"
-        self.moved = 0
-
-    async def prepare(self) -> None:
-        """The destination's QEMU, waiting, with a local disk that is exported for writing."""
-        self.copy.touch()
-        os.truncate(self.copy, self.setup.size)
-        trial = self.trial
-        node = {"driver": "file", "filename": str(self.copy), "discard": "unmap"}
-        top = {"driver": "raw", "node-name": "disk0-node", "file": node, "discard": "unmap"}
-        values = {
-            "name": trial.options.guest,
-            "uuid": "00000000-0000-0000-0000-000000000001",
-            "memory": str(trial.options.memory >> 20),
-            "vcpus": "1",
-            "machine": trial.options.machine,
-            "disk:disk0": "disk0-node",
-        }
-        words = fill_command(trial.command("destination"), values)
-        words += ["-blockdev", json.dumps(top), "-S", "-incoming", "defer"]
-        started = await start_qemu(words, trial.socket("destination"))
-        await (await started.connected(60)).close()
-        started.forget()
-
-    async def run(self) -> tuple[float, bool]:
-        began = time.perf_counter()
-        await self.prepare()
-        trial = self.trial
-        async with (
-            await Qmp.connect(str(trial.socket("source"))) as source,
-            await Qmp.connect(str(trial.socket("destination"))) as there,
-        ):
-            with source.listen() as events, there.listen("MIGRATION") as arrived:
-                try:
-                    async with asyncio.timeout(self.patience):
-                        await self._mirror(source, there, events)
-                except TimeoutError:
-                    await self._give_up(source, events)
-                    return time.perf_counter() - began, False
-                await self._switch(source, there, events, arrived)
-                return time.perf_counter() - began, True
-
-    async def _give_up(self, source: Qmp, events: Listener) -> None:
-        """End the mirror as it is; the guest goes on where it was."""
-        (job,) = await source.execute("query-block-jobs")
-        self.moved = job["offset"]
-        await source.execute("block-job-cancel", device="copying", force=True)
-        await until(events, "BLOCK_JOB_CANCELLED")
-        await source.execute("blockdev-del", node_name="copy")
-        if not (await source.execute("query-status"))["running"]:
-            raise RuntimeError("the guest does not run after its mirror was ended")
-
-    async def _mirror(self, source: Qmp, there: Qmp, events: Listener) -> None:
-        port = str(free_port())
-        inet = {"host": "127.0.0.1", "port": port}
-        await there.execute("nbd-server-start", addr={"type": "inet", "data": inet})
-        await there.execute(
-            "block-export-add", type="nbd", id="copy", node_name="disk0-node", writable=True,
-            name="copy",
-        )  # fmt: skip
-        nbd = {"driver": "nbd", "node-name": "copy", "export": "copy"}
-        await source.execute("blockdev-add", {**nbd, "server": {"type": "inet", **inet}})
-        await source.execute(
-            "blockdev-mirror", job_id="copying", device="disk0-node", target="copy", sync="full",
-            speed=self.bandwidth, granularity=4096,
-        )  # fmt: skip
-        await until(events, "BLOCK_JOB_READY")
-
-    async def _switch(self, source: Qmp, there: Qmp, events: Listener, arrived: Listener) -> None:
-        wanted = ("events", "return-path", "pause-before-switchover")
-        on = [{"capability": name, "state": True} for name in wanted]
-        await source.execute("migrate-set-capabilities", capabilities=on)
-        late = {"capability": "late-block-activate", "state": True}
-        await there.execute("migrate-set-capabilities", capabilities=[*on[:2], late])
-        limits = {"max-bandwidth": self.bandwidth, "downtime-limit": self.limit}
-        await source.execute("migrate-set-parameters", limits)
-        uri = f"tcp:127.0.0.1:{free_port()}"
-        await there.execute("migrate-incoming", uri=uri)
-        await source.execute("migrate", uri=uri)
-        await until(events, "MIGRATION", status="pre-switchover")
-        (job,) = await source.execute("query-block-jobs")
-        await source.execute("block-job-cancel", device="copying")
-        await until(events, "BLOCK_JOB_COMPLETED")
-        await there.execute("nbd-server-stop")
-        await source.execute("migrate-continue", state="pre-switchover")
-        await until(events, "MIGRATION", status="completed")
-        await until(arrived, "MIGRATION", status="completed")
-        await there.execute("cont")
-        ram = (await source.execute("query-migrate"))["ram"]
-        self.moved = job["offset"] + ram["transferred"]
-
-    @property
-    def limit(self) -> int:
-        return round(1000 * self.setup.downtime_limit)
 
 
 async def arrived(trial: QemuTrial) -> float | None:
@@ -220,18 +107,26 @@ async def arrived(trial: QemuTrial) -> float | None:
     return trial.record.switches[-1]
 
 
+async def unshaped(port: int) -> int:
+    """Both ways keep to a limit by themselves."""
+    return port
+
+
 async def native(setup: Setup, load: Load, folder: Path, patience: float) -> Result:
     trial = make_trial(setup, load)
     try:
         await trial.start(folder, setup.size)
-        way = Native(trial, setup, load.bandwidth, patience)
         await asyncio.sleep(setup.before)
-        total, finished = await way.run()
-        gap = await arrived(trial) if finished else None
-        disk = way.copy if finished else trial.disks["disk0"]
-        verdict = await trial.judge([disk])
-        good = sound(verdict) and (gap is not None or not finished)
-        return Result(total, way.moved, gap, finished, good)
+        try:
+            async with asyncio.timeout(patience):
+                moved = await trial.move(MIRROR, MoveLink(load.bandwidth, unshaped))
+        except TimeoutError:
+            verdict = await trial.judge(list(trial.disks.values()))
+            return Result(patience, 0, None, False, sound(verdict))
+        gap = await arrived(trial)
+        verdict = await trial.judge([Path(moved.location)])
+        good = gap is not None and sound(verdict)
+        return Result(sum(moved.phases.values()), moved.sent or 0, gap, True, good)
     finally:
         await trial.close()
 
@@ -274,7 +169,6 @@ async def three_phases(setup: Setup, load: Load, folder: Path) -> Result:
                     "--block-size",
                     "4KiB",
                 ),
-                *("--hypervisor-opt", f"downtime_limit={setup.downtime_limit}"),
             ],
             stdout=subprocess.PIPE,
             text=True,
@@ -304,8 +198,7 @@ def row(name: str, results: list[Result]) -> str:
     proof = "yes" if all(one.good for one in results) else "NO"
     if not done:
         shortest = min(one.total for one in results)
-        moved = statistics.median(one.moved for one in results) / MIB
-        return f"| {name} | not within {shortest:.0f} | {moved:.0f} | - | {proof} |"
+        return f"| {name} | not within {shortest:.0f} | - | - | {proof} |"
     total = statistics.median(one.total for one in done)
     moved = statistics.median(one.moved for one in done) / MIB
     gaps = sorted(1000 * one.gap for one in done if one.gap is not None)

@@ -38,7 +38,9 @@ class QemuRig(HypervisorRig):
     async def start(self):
         name = await self._trial.start(self._folder, 8 * MIB)
         self.source, self.destination = (
-            QemuHypervisor(msgspec.convert(self._trial.host_options(role), QemuOptions))
+            QemuHypervisor(
+                msgspec.convert(self._trial.host_options(role), QemuOptions, strict=False)
+            )
             for role in ROLES
         )
         return name

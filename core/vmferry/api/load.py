@@ -114,9 +114,10 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         phases: seconds of each phase, in order.
-        downtime: seconds the guest stood still, as the mover saw it; ``None`` if it cannot tell.
+        downtime: seconds from when the hypervisor stopped the guest until it was let run again;
+            ``None`` if the mover cannot tell.
         guest_downtime: the same as the guest saw it.
-        sent: bytes that went over the link.
+        sent: bytes that went over the link; ``None`` if the mover cannot tell.
         pending: bytes of disk that were still missing when the guest ran at the destination.
         location: the disk that the guest uses now.
 
@@ -125,6 +126,6 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True):
     phases: dict[str, float]
     downtime: float | None = None
     guest_downtime: float | None = None
-    sent: int = 0
+    sent: int | None = 0
     pending: int = 0
     location: str

@@ -22,10 +22,10 @@ Settings = dict[str, dict[str, dict[str, Any]]]
 
 
 def _with(settings: Settings, kind: str, options: Mapping[str, str]) -> Settings:
-    """``settings`` with options added for any plugin of a kind."""
+    """``settings`` with options for any plugin of a kind, where they do not say otherwise."""
     table = {name: dict(plugins) for name, plugins in settings.items()}
     plugins = table.setdefault(kind, {})
-    plugins[ANY_PLUGIN] = {**plugins.get(ANY_PLUGIN, {}), **options}
+    plugins[ANY_PLUGIN] = {**options, **plugins.get(ANY_PLUGIN, {})}
     return table
 
 

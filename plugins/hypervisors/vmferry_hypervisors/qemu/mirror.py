@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,17 +20,18 @@ from typing import TYPE_CHECKING, Any
 from vmferry.api.load import Moved, MoveLink
 from vmferry.errors import HypervisorError
 from vmferry_hypervisors.qemu.launch import fill_command, start_qemu
+from vmferry_hypervisors.qemu.remains import quit_qemu
+from vmferry_support.commands import CommandFailed, CommandMissing, run
 from vmferry_support.qmp import Listener, Qmp
 
 if TYPE_CHECKING:
-    from vmferry_hypervisors.qemu.two_hosts import TwoHosts
+    from vmferry_hypervisors.qemu.two_hosts import GuestOptions, TwoHosts
 
 __all__ = ["MIRROR", "move_by_mirror"]
 
 MIRROR = "qemu-mirror"
 _UUID = "00000000-0000-0000-0000-000000000001"
 _GRANULARITY = 4096
-_DOWNTIME = 0.03
 _POLL = 0.05
 _CAPABILITIES = ("events", "return-path", "pause-before-switchover")
 
@@ -37,24 +39,31 @@ _CAPABILITIES = ("events", "return-path", "pause-before-switchover")
 async def move_by_mirror(trial: TwoHosts[Any], link: MoveLink) -> Moved:
     """Move a trial's guest with its disks.
 
+    Its first phase is to start the destination's QEMU, and its last to end the source's, as both
+    are part of a move by vmferry.
+
+    Cancelled before the disks agree, it ends the mirrors and leaves the guest running where it is.
+
     Raises:
         HypervisorError: QEMU refused or failed, or the guest is not heard of again.
 
     """
     copies = {name: trial.folder / f"copy-{name}.raw" for name in trial.disks}
+    began = time.monotonic()
     await _prepare(trial, copies)
+    prepared = time.monotonic() - began
     async with (
         await Qmp.connect(str(trial.socket("source"))) as source,
         await Qmp.connect(str(trial.socket("destination"))) as there,
     ):
         with source.listen() as events, there.listen("MIGRATION") as arrived:
-            moving = _Mirror(source, there, events, arrived, link, list(copies))
-            phases, sent = await moving.run()
+            moving = _Mirror(source, there, events, arrived, link, list(copies), trial.options)
+            phases = await moving.run()
     return Moved(
-        phases=phases,
-        downtime=phases["stop"],
+        phases={"prepare": prepared, **phases},
+        downtime=moving.downtime,
         guest_downtime=await _gap(trial),
-        sent=sent,
+        sent=moving.sent,
         location=str(copies["disk0"]),
     )
 
@@ -86,8 +95,19 @@ def _node(disk: str) -> str:
     return f"{disk}-node"
 
 
+def _target(disk: str) -> str:
+    """In the source's QEMU, of the export that a disk is mirrored into."""
+    return f"{disk}-copy"
+
+
 class _Mirror:
-    """Mirror, migrate, end the mirror, go on."""
+    """Mirror, migrate, end the mirror, go on, end the QEMU that is left.
+
+    Attributes:
+        downtime: seconds from the guest's stop until it was let run, after ``run``.
+        sent: bytes of disks and memory; ``None`` if there is no ``ss`` to tell.
+
+    """
 
     def __init__(
         self,
@@ -97,49 +117,75 @@ class _Mirror:
         arrived: Listener,
         link: MoveLink,
         disks: Sequence[str],
+        options: GuestOptions,
     ) -> None:
         self._source, self._there = source, there
         self._events, self._arrived = events, arrived
         self._link, self._disks = link, disks
+        self._downtime_limit, self._timeout = options.downtime_limit, options.timeout
+        self._stopped = self.downtime = 0.0
+        self.sent: int | None = None
 
-    async def run(self) -> tuple[dict[str, float], int]:
-        """Seconds of each phase, and bytes that were moved."""
+    async def run(self) -> dict[str, float]:
+        """Do it all; returns the seconds of each phase."""
         began = time.monotonic()
         await self._mirror()
         mirrored = time.monotonic()
         await self._migrate()
         stopped = time.monotonic()
-        sent = await self._switch()
+        await self._switch()
+        switched = time.monotonic()
+        await quit_qemu(self._source, self._timeout)
         ended = time.monotonic()
-        phases = {
+        return {
             "mirror": mirrored - began,
             "migrate": stopped - mirrored,
-            "stop": ended - stopped,
+            "stop": switched - stopped,
+            "end": ended - switched,
         }
-        return phases, sent
 
     async def _mirror(self) -> None:
         port = str(_free_port())
         here = {"host": "127.0.0.1", "port": port}
         await self._there.execute("nbd-server-start", addr={"type": "inet", "data": here})
         server = {"type": "inet", **here, "port": str(await self._link.through(int(port)))}
-        for disk in self._disks:
-            await self._copy(disk, server)
-        await _until_all(self._events, "BLOCK_JOB_READY", self._disks)
+        begun: list[str] = []
+        try:
+            for disk in self._disks:
+                await self._copy(disk, server)
+                begun.append(disk)
+            await _until_all(self._events, "BLOCK_JOB_READY", self._disks)
+        except asyncio.CancelledError:
+            await self._give_up(begun)
+            raise
+        if (carried := await _sent_to(server["port"])) is not None:
+            self.sent = carried - await self._offsets()
+
+    async def _offsets(self) -> int:
+        """Bytes of the disks that the mirrors are done with: holes, too, which are not sent."""
+        return sum(job["offset"] for job in await self._source.execute("query-block-jobs"))
+
+    async def _give_up(self, disks: Sequence[str]) -> None:
+        """End mirrors as they are; what the destination has of the disks is of no use."""
+        for disk in disks:
+            await self._source.execute("block-job-cancel", device=disk, force=True)
+        if disks:
+            await _until_all(self._events, "BLOCK_JOB_CANCELLED", disks)
+        for disk in disks:
+            await self._source.execute("blockdev-del", node_name=_target(disk))
 
     async def _copy(self, disk: str, server: Mapping[str, str]) -> None:
         """Begin to mirror a disk; the job has its name."""
         await self._there.execute(
             "block-export-add", type="nbd", id=disk, node_name=_node(disk), writable=True, name=disk
         )
-        target = f"{disk}-copy"
-        nbd = {"driver": "nbd", "node-name": target, "export": disk, "server": server}
+        nbd = {"driver": "nbd", "node-name": _target(disk), "export": disk, "server": server}
         await self._source.execute("blockdev-add", nbd)
         await self._source.execute(
             "blockdev-mirror",
             job_id=disk,
             device=_node(disk),
-            target=target,
+            target=_target(disk),
             sync="full",
             speed=self._link.bandwidth,
             granularity=_GRANULARITY,
@@ -153,17 +199,19 @@ class _Mirror:
         await self._there.execute("migrate-set-capabilities", capabilities=[*on[:2], late])
         limits = {
             "max-bandwidth": self._link.bandwidth,
-            "downtime-limit": round(1000 * _DOWNTIME),
+            "downtime-limit": round(1000 * self._downtime_limit),
         }
         await self._source.execute("migrate-set-parameters", limits)
         port = _free_port()
         await self._there.execute("migrate-incoming", uri=f"tcp:127.0.0.1:{port}")
         way = await self._link.through(port)
-        await self._source.execute("migrate", uri=f"tcp:127.0.0.1:{way}")
-        await _until(self._events, "MIGRATION", status="pre-switchover")
+        with self._source.listen("STOP") as stops:
+            await self._source.execute("migrate", uri=f"tcp:127.0.0.1:{way}")
+            await _until(self._events, "MIGRATION", status="pre-switchover")
+            self._stopped = (await stops.wait(timeout=None)).at
 
-    async def _switch(self) -> int:
-        jobs = await self._source.execute("query-block-jobs")
+    async def _switch(self) -> None:
+        offsets = await self._offsets()
         for disk in self._disks:
             await self._source.execute("block-job-cancel", device=disk)
         await _until_all(self._events, "BLOCK_JOB_COMPLETED", self._disks)
@@ -172,14 +220,25 @@ class _Mirror:
         await _until(self._events, "MIGRATION", status="completed")
         await _until(self._arrived, "MIGRATION", status="completed")
         await self._there.execute("cont")
+        self.downtime = asyncio.get_running_loop().time() - self._stopped
         ram = (await self._source.execute("query-migrate"))["ram"]
-        return int(sum(job["offset"] for job in jobs) + ram["transferred"])
+        if self.sent is not None:
+            self.sent += offsets + int(ram["transferred"])
 
 
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+async def _sent_to(port: str) -> int | None:
+    """Bytes that connections to a port have carried there, by ss(8); ``None`` if there is none."""
+    try:
+        said = await run("ss", "-tinH", "dport", "=", f":{port}")
+    except (CommandMissing, CommandFailed):
+        return None
+    return sum(int(count) for count in re.findall(r"bytes_sent:(\d+)", said))
 
 
 async def _until(events: Listener, name: str, **data: Any) -> None:

@@ -71,6 +71,15 @@ class GuestOptions(Options, frozen=True, kw_only=True):
             extra={"unit": "seconds"},
         ),
     ] = 60.0
+    downtime_limit: Annotated[
+        float,
+        Meta(
+            ge=0.001,
+            le=2000,
+            description="of the memory that is left for the stop, whichever way the guest is moved",
+            extra={"unit": "seconds"},
+        ),
+    ] = 0.3
 
 
 GuestOptionsT = TypeVar("GuestOptionsT", bound=GuestOptions)
@@ -182,10 +191,14 @@ class TwoHosts(Trial[GuestOptionsT]):
         return fill_command(self.command("source"), values) + nodes
 
     def host_options(self, role: str) -> Mapping[str, str]:
-        """The folder that plays the host, and how QEMU is started there."""
+        """The folder that plays the host, how QEMU is started there, and how it is moved."""
         if role not in ROLES:
             raise ValueError(f"a trial has no host {role!r}")
-        return {"sockets": str(self.folder / role), "command": self.command(role)}
+        return {
+            "sockets": str(self.folder / role),
+            "command": self.command(role),
+            "downtime_limit": str(self.options.downtime_limit),
+        }
 
     @property
     def recording(self) -> Recording:
