@@ -67,6 +67,11 @@ class QemuHosts:
             *("--state-dir", str(self.folder / "here"), *self._options("source"), *options),
         )
 
+    def resume(self, job: str) -> subprocess.Popen[str]:
+        """Begin to bring a migration to its end."""
+        where = ("--state-dir", str(self.folder / "here"))
+        return self._popen("resume", job, *where, *self._options("source"))
+
     @staticmethod
     def until(process: subprocess.Popen[str], **wanted: str) -> dict[str, Any]:
         """Read events up to one with these fields."""

@@ -21,6 +21,7 @@ from qemu_hosts import MIB, QemuHosts
 from vmferry.api import MoveLink
 from vmferry_hypervisors.qemu.mirror import MIRROR
 from vmferry_support.commands import run
+from vmferry_support.qmp import Qmp
 
 pytestmark = [pytest.mark.guest, pytest.mark.real, pytest.mark.timeout(900)]
 
@@ -84,15 +85,29 @@ async def test_an_idle_guest_has_the_same_disk_there() -> None:
         await run("qemu-img", "compare", "-q", str(here), str(there))
 
 
+async def unshaped(port: int) -> int:
+    return port
+
+
+async def test_qemus_own_mirror_that_is_given_up_leaves_the_guest_alone() -> None:
+    async with two_hosts(8 * MIB, write_rate=0, disks=2) as hosts:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(3):
+                await hosts.trial.move(MIRROR, MoveLink(MIB, unshaped))
+        await hosts.goes_on()
+        async with await Qmp.connect(str(hosts.trial.control("source"))) as qmp:
+            assert await qmp.execute("query-block-jobs") == []
+            names = {node["node-name"] for node in await qmp.execute("query-named-block-nodes")}
+            assert not {name for name in names if name.endswith("-copy")}
+        verdict = await hosts.judge_here()
+        assert verdict.good, verdict
+
+
 @pytest.mark.qemu
 async def test_qemus_own_mirror_moves_every_disk_of_any_format() -> None:
     async with two_hosts(write_rate=150, format="qcow2", disks=2) as hosts:
-
-        async def unshaped(port: int) -> int:
-            return port
-
         moved = await hosts.trial.move(MIRROR, MoveLink(0, unshaped))
-        assert list(moved.phases) == ["mirror", "migrate", "stop"]
+        assert list(moved.phases) == ["prepare", "mirror", "migrate", "stop", "end"]
         await hosts.goes_on()
         verdict = await hosts.trial.verdict(moved.location)
         assert verdict.good, verdict
@@ -162,6 +177,27 @@ async def test_pull_goes_on_with_an_agent_that_is_started_anew() -> None:
         verdict = await hosts.judge_there()
         assert verdict.good, verdict
         assert hosts.trial.record.errors == 0
+
+
+@pytest.mark.parametrize("form", ["raw", "qcow2"])
+async def test_what_is_interrupted_in_pull_is_taken_up(form: str) -> None:
+    """The source's QEMU serves its disks until the destination has everything."""
+    async with two_hosts(write_rate=0, format=form) as hosts:
+        address = await asyncio.to_thread(hosts.serve)
+        process = hosts.run(address, *SLOW, "--max-rounds", "1", "--threshold", "0")
+        job = (await asyncio.to_thread(hosts.until, process, phase="pull"))["job"]
+        await hosts.until_true(lambda: hosts.trial.record.switches)
+        process.send_signal(signal.SIGINT)
+        code, errors = await hosts.ended(process)
+        assert code == 130, errors
+        assert processes_of(hosts.folder / "source")
+        assert await hosts.left_in_qemu() == []
+        code, errors = await hosts.ended(hosts.resume(job))
+        assert code == 0, errors
+        assert not processes_of(hosts.folder / "source")
+        await hosts.goes_on()
+        verdict = await hosts.judge_there()
+        assert verdict.good, verdict
 
 
 async def _ticks_without_operations(hosts: QemuHosts) -> int:

@@ -174,6 +174,16 @@ class Afterwards:
         record = self._services.journal.update(self._job, **fields)
         await uninterrupted(attempt("the journal could not be written", record))
 
+    async def leave(self) -> None:
+        """To be called before the disks are closed, however it ends.
+
+        Unless the destination has everything, nothing more of the guest is removed: what serves
+        its disks, and would end with their last user, has to be there when the job is taken up.
+        """
+        if self.local is None and self._destroying is not None:
+            self._destroying.cancel()
+            await self.settle()
+
     async def settle(self) -> None:
         """Return when nothing of the guest is being removed here any more."""
         if self._destroying is not None:

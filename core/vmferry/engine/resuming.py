@@ -105,7 +105,10 @@ class ResumedJob:
                 disks = await open_disks(self._guest, self._settings, registry, stack)
                 after = self._afterwards(disks, departure)
                 coming = after.come_back(self._open_link, lambda link: self._sender(link, disks))
-                await until(coming, self._meter.run())
+                try:
+                    await until(coming, self._meter.run())
+                finally:
+                    await uninterrupted(after.leave())
         finally:
             # after the volumes: a hypervisor that serves them ends only once they are closed
             if after is not None:

@@ -228,6 +228,9 @@ class SourceJob:
                 self._services.hooks.event(self.job, "link-lost", error=str(error))
                 again = leaving.after.come_back(self._open_link, leaving.sender)
                 await self._keep_on(leaving, again)
+        finally:
+            if leaving.after is not None:
+                await uninterrupted(leaving.after.leave())
 
     async def _up_to_commit(
         self, leaving: Leaving, disks: list[SourceDisk], stack: AsyncExitStack
