@@ -19,8 +19,8 @@ SIZE = 4 << 20
 class Qemu:
     """One process, with a disk as node ``top``; ``qmp`` is connected, as a driver would be."""
 
-    def __init__(self, folder, form):
-        self.folder, self.form = folder, form
+    def __init__(self, folder, form, *machine):
+        self.folder, self.form, self.machine = folder, form, machine
         self.image, self.monitor = folder / f"disk.{form}", str(folder / "qmp")
         self.location = f"qmp:{self.monitor}?node=top"
         facts = {"qmp": self.monitor, "node": "top"}
@@ -35,8 +35,8 @@ class Qemu:
         file = {"driver": "file", "filename": str(self.image), "discard": "unmap"}
         top = {"driver": self.form, "node-name": "top", "discard": "unmap", "file": file}
         self.process = await asyncio.create_subprocess_exec(
-            *("qemu-system-x86_64", "-machine", "none", "-nodefaults", "-nographic"),
-            *("-blockdev", json.dumps(top)),
+            *("qemu-system-x86_64", "-nodefaults", "-nographic"),
+            *("-blockdev", json.dumps(top), *self.machine),
             *("-qmp", f"unix:{awaited_socket(self.monitor)}"),
             stdin=asyncio.subprocess.DEVNULL,
         )
@@ -104,9 +104,15 @@ def form(request):
 
 
 @pytest.fixture
-async def qemu(tmp_path, form):
+def machine():
+    """What QEMU has beside the disk; a test may ask for a device by a parameter of this name."""
+    return ("-machine", "none")
+
+
+@pytest.fixture
+async def qemu(tmp_path, form, machine):
     for program in ("qemu-system-x86_64", "qemu-img"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
     async with contextlib.AsyncExitStack() as stack:
-        yield await stack.enter_async_context(Qemu(tmp_path, form))
+        yield await stack.enter_async_context(Qemu(tmp_path, form, *machine))

@@ -11,6 +11,7 @@ import pytest
 from vmferry.api.volume import Access
 from vmferry.dirtymap import DirtyMap
 from vmferry.errors import TrackerError, VolumeError
+from vmferry_support.commands import run
 from vmferry_support.nbd import NbdClient
 from vmferry_trackers.qcow2.copies import sweep_copies
 from vmferry_trackers.qcow2.options import Qcow2TrackerOptions
@@ -144,6 +145,25 @@ async def test_a_lost_bitmap_means_everything(qemu, tracker, command):
     assert await tracker.harvest() == DirtyMap.full(SIZE, 4096)
     await qemu.io("write 8k 4k")
     assert await tracker.harvest() == blocks(2)
+
+
+@pytest.mark.parametrize("machine", [("-S", "-device", "virtio-blk-pci,drive=top,share-rw=on")])
+async def test_a_guest_that_was_put_on_another_node_is_not_tracked(qemu, tracker):
+    """A snapshot leaves the bitmap where it is: what is written above it would be lost."""
+    overlay = str(qemu.folder / "overlay")
+    await run("qemu-img", "create", "-q", "-f", "qcow2", overlay, str(SIZE))
+    await tracker.start(qemu.disk, 4096)
+    await qemu.io("write 64k 1k")
+    assert await tracker.harvest() == blocks(16)
+    file = {"driver": "file", "filename": overlay}
+    above = {"driver": "qcow2", "node-name": "above", "file": file, "backing": None}
+    await qemu.qmp.execute("blockdev-add", above)
+    await qemu.qmp.execute("blockdev-snapshot", node="top", overlay="above")
+    await qemu.io_on("above", "write 128k 4k")
+    with pytest.raises(TrackerError, match="snapshot"):
+        await tracker.harvest()
+    await tracker.stop()
+    assert not await qemu.bitmaps()
 
 
 async def test_a_failed_harvest_forgets_nothing(qemu, tracker):

@@ -45,6 +45,11 @@ class Bitmaps:
         """The node as it is."""
         return await find_node(self.qmp, self.node)
 
+    async def is_in_use(self) -> bool:
+        """Whether a device of the guest is on the node, and not on another above or beside it."""
+        devices = await self.qmp.execute("query-block")
+        return any(one.get("inserted", {}).get("node-name") == self.node for one in devices)
+
     async def add_live(self, granularity: int) -> None:
         """Begin to record."""
         await self.qmp.execute(

@@ -50,6 +50,7 @@ class Qcow2Tracker(Tracker[Qcow2TrackerOptions]):
         self._bitmaps: Bitmaps | None = None
         self._block_size = 0
         self._owed: DirtyMap | None = None
+        self._guarded = False
         self._turn = asyncio.Lock()
 
     async def check(self, disk: Disk, block_size: int) -> Sequence[Finding]:
@@ -102,6 +103,7 @@ class Qcow2Tracker(Tracker[Qcow2TrackerOptions]):
             raise TrackerError(f"disk {disk.name!r} is tracked by somebody else: {others}")
         await bitmaps.sweep()
         await finished(bitmaps.add_live(self._block_size))
+        self._guarded = await bitmaps.is_in_use()
         self._owed = await self._base(disk, bitmaps) if self.options.base else None
 
     async def _base(self, disk: Disk, bitmaps: Bitmaps) -> DirtyMap:
@@ -112,7 +114,12 @@ class Qcow2Tracker(Tracker[Qcow2TrackerOptions]):
         return await bitmaps.read(base.name, base.granularity, self._block_size)
 
     async def harvest(self) -> DirtyMap:
-        """Take a snapshot and what it holds; everything, if the bitmap was lost meanwhile."""
+        """Take a snapshot and what it holds; everything, if the bitmap was lost meanwhile.
+
+        Raises:
+            TrackerError: QEMU refused, or the guest writes to another node by now.
+
+        """
         async with self._turn:
             disk, bitmaps = self._tracked()
             work = asyncio.ensure_future(self._round(disk, bitmaps))
@@ -133,6 +140,8 @@ class Qcow2Tracker(Tracker[Qcow2TrackerOptions]):
         What fails on the way is mended by the next round.
         """
         await bitmaps.settle()
+        if self._guarded and not await bitmaps.is_in_use():
+            raise TrackerError(_MOVED.format(disk=disk.name, node=bitmaps.node))
         node = await bitmaps.look()
         if not bitmaps.find_live(node, self._block_size):
             await bitmaps.begin_again(node, self._block_size)
@@ -202,6 +211,10 @@ _FACTS = {
     "qmp": "the monitor socket of its QEMU",
     "node": "the name of the block node that the guest's device uses",
 }
+_MOVED = (
+    "disk {disk!r}: the guest's device is not on node {node!r} any more, since somebody has taken "
+    "a snapshot or ended a block job; what it writes now is tracked nowhere"
+)
 _REMEDY = "correct the disk's facts, or choose the tracker that suits its backend"
 
 
