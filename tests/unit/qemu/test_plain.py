@@ -8,11 +8,14 @@ import os
 import pytest
 
 from vmferry.api.volume import Access
+from vmferry.errors import VolumeBusy, VolumeError
 from vmferry_support.qmp import Qmp
 from vmferry_volumes.nbd_volume import NbdVolume
 from vmferry_volumes.qemu.driver import QemuDriver
 from vmferry_volumes.qemu.location import NodeLocation
-from vmferry_volumes.qemu.plain import PlainVolume
+from vmferry_volumes.qemu.plain import PlainVolume, _file_of
+from vmferry_volumes.raw import RawDriver
+from vmferry_volumes.raw_volume import RawVolume
 
 pytestmark = pytest.mark.real
 PIECE = 65536
@@ -60,6 +63,56 @@ async def test_it_is_read_when_qemu_is_gone(qemu):
     async with await opened(qemu) as volume:
         await qemu.kill()
         assert await read(volume, PIECE) == b"\x5a" * 512
+
+
+async def read_until_refused(volume):
+    async with asyncio.timeout(10):
+        while True:  # until the end of QEMU has been noticed
+            await read(volume, PIECE)
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("machine", [("-S", "-device", "virtio-blk-pci,drive=top")])
+async def test_it_is_not_read_on_when_another_guest_has_it(qemu):
+    async with await opened(qemu) as volume:
+        await qemu.kill()
+        await qemu.qmp.close()
+        await qemu.start()
+        with pytest.raises(VolumeError, match="written by another"):
+            await read_until_refused(volume)
+
+
+async def test_nobody_else_can_have_it_once_qemu_is_gone(qemu):
+    async with await opened(qemu) as volume:
+        await qemu.kill()
+        await asyncio.sleep(0.1)
+        await asyncio.gather(*[read(volume, number * PIECE) for number in range(8)])
+        with pytest.raises(VolumeBusy):
+            await RawDriver().open(str(qemu.image), Access.WRITE)
+    await (await RawDriver().open(str(qemu.image), Access.WRITE)).close()
+
+
+async def test_a_close_that_fails_leaves_no_export(qemu, monkeypatch):
+    async def fail(self):
+        await close(self)
+        raise OSError("made up")
+
+    close = RawVolume.close
+    volume = await opened(qemu)
+    monkeypatch.setattr(RawVolume, "close", fail)
+    with pytest.raises(OSError, match="made up"):
+        await volume.close()
+    assert not await qemu.exports()
+
+
+@pytest.mark.parametrize("name", ["/proc/self/fd/{}", "/dev/fd/{}"])
+async def test_a_name_that_is_another_file_for_each_process_is_left_to_qemu(qemu, name):
+    with qemu.image.open("rb") as file:
+        nodes = [
+            {"node-name": "top", "drv": "raw", "file": name.format(file.fileno())},
+            {"drv": "file", "file": name.format(file.fileno()), "cache": {"direct": False}},
+        ]
+        assert _file_of(nodes, "top") is None
 
 
 @pytest.mark.parametrize("direct", [False, True])
