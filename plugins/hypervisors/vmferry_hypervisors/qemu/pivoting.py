@@ -9,9 +9,13 @@ from vmferry.api.guest import ArrivingDisk
 from vmferry.api.hypervisor import Arrival
 from vmferry.errors import HypervisorError
 from vmferry_hypervisors.qemu.disks import AttachedDisk
+from vmferry_support.outlast import finished
 from vmferry_support.qmp import Qmp, QmpError, QmpLost
 
 __all__ = ["Pivots", "ReattachedArrival"]
+
+_MARK = "vmferry-held"
+"""A node that nothing uses; while it is there, the guest stands still because of us."""
 
 
 class Pivots:
@@ -24,25 +28,33 @@ class Pivots:
     async def held(self, disk: ArrivingDisk) -> AsyncIterator[None]:
         """Pause the guest unless its local disk is raw: two writers would destroy an image.
 
-        ``stop`` writes out all that is under way, on the export too; see ``vm_stop`` of QEMU.
+        ``stop`` writes out all that is under way, on the export too; see ``vm_stop`` of QEMU. That
+        the guest stands still because of us is noted in QEMU, for an agent after this one.
         """
-        held = disk.volume != "raw" and await self._pause()
+        if disk.volume == "raw":
+            yield
+            return
         try:
+            await self._hold()
             yield
         finally:
-            if held:
-                with contextlib.suppress(QmpLost):
-                    await self._qmp.execute("cont")
+            await finished(self.let_go())
 
-    async def _pause(self) -> bool:
-        """Whether it ran."""
-        try:
-            running = bool((await self._qmp.execute("query-status"))["running"])
-            if running:
+    async def _hold(self) -> None:
+        """Pause the guest if it runs."""
+        with contextlib.suppress(QmpLost):
+            if (await self._qmp.execute("query-status"))["running"]:
+                mark = {"driver": "null-co", "node-name": _MARK, "size": 512}
+                await self._qmp.execute("blockdev-add", mark)
                 await self._qmp.execute("stop")
-        except QmpLost:
-            return False
-        return running
+
+    async def let_go(self) -> None:
+        """Let a guest run that was paused for its disks, by whichever agent."""
+        with contextlib.suppress(QmpLost):
+            nodes = await self._qmp.execute("query-named-block-nodes", flat=True)
+            if any(node.get("node-name") == _MARK for node in nodes):
+                await self._qmp.execute("cont")
+                await self._qmp.execute("blockdev-del", node_name=_MARK)
 
     async def pivot(self, disk: ArrivingDisk) -> None:
         """Exchange the export for the plain disk; see ``disks``."""
@@ -82,7 +94,9 @@ class ReattachedArrival(Arrival):
             await self._pivots.pivot(disk)
 
     async def finish(self) -> None:
-        """Let go of the monitor."""
+        """Let the guest run if an agent has ended while it held it; let go of the monitor."""
+        if self._pivots is not None:
+            await self._pivots.let_go()
         if self._qmp is not None:
             with contextlib.suppress(QmpError):
                 await self._qmp.close()
