@@ -7,6 +7,7 @@ import contextlib
 import json
 import shutil
 import socket
+import time
 
 import pytest
 
@@ -125,7 +126,7 @@ async def test_events_before_the_wait_are_there(qmp):
     with qmp.listen("TICK") as events:
         assert await qmp.execute("noisy") == "done"
         event = await events.wait(lambda event: event.data["number"] == 1, timeout=60)
-        assert event == ("TICK", {"number": 1})
+        assert event[:2] == ("TICK", {"number": 1})
         assert (await events.wait(timeout=60)).data["number"] == 2
         with pytest.raises(QmpTimeout, match="waiting for TICK"):
             await events.wait(timeout=0.01)
@@ -144,6 +145,20 @@ async def test_an_event_that_comes_later(monitor, qmp):
         monitor.event("RESUME")
         monitor.event("STOP")
         assert (await waiting).name == "STOP"
+
+
+@pytest.mark.parametrize(
+    ("ago", "heard"), [(5.0, -5.0), (-5.0, 0.0), (None, 0.0)], ids=["past", "future", "none"]
+)
+async def test_an_event_has_the_loops_time(monitor, qmp, ago, heard):
+    stamp = time.time() - (ago or 0.0)
+    parts = {"seconds": int(stamp), "microseconds": int(stamp % 1 * 1e6)}
+    with qmp.listen("STOP") as events:
+        sent = asyncio.get_running_loop().time()
+        monitor.send({"event": "STOP", "timestamp": None if ago is None else parts})
+        event = await events.wait(timeout=60)
+    assert heard - 0.01 < event.at - sent < heard + 10
+    assert event.at <= asyncio.get_running_loop().time()
 
 
 async def test_no_answer_in_time(qmp):

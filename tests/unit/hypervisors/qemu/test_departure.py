@@ -60,6 +60,7 @@ class Monitor:
         if command == "migrate-set-capabilities":
             self.states |= {one["capability"]: one["state"] for one in more["capabilities"]}
         elif command == "migrate-set-parameters" and arguments.get("downtime-limit") == 250:
+            self.events.put_nowait(Event("STOP", {}, 12.5))
             self.events.put_nowait(Event("MIGRATION", {"status": "pre-switchover"}))
         return {}
 
@@ -77,7 +78,9 @@ async def test_the_word_is_said_only_to_a_qemu_that_waits_for_it(
     departure = QemuDeparture(monitor, "guest", 1 << 20, (), Silent(), options)
     await departure.prepare()
     assert all(monitor.states.values())
+    assert departure.suspended_at is None
     await departure.suspend()
+    assert departure.suspended_at == 12.5
     heard = b""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(10 if said else 0.1):
