@@ -14,6 +14,7 @@ import asyncio
 import hashlib
 import itertools
 import os
+import re
 import socket
 import stat
 import tempfile
@@ -25,8 +26,10 @@ from typing import Any, NamedTuple
 from vmferry_support.outlast import finished, outlast
 from vmferry_support.qmp import Qmp, QmpError, QmpLost, QmpRefused
 
-__all__ = ["QemuExport", "QemuExports", "is_left_over", "our_name"]
+__all__ = ["DISK", "QemuExport", "QemuExports", "is_left_over", "is_of_disk", "our_name"]
 
+DISK = "disk"
+"""Part of the name of an export by which a migration reads a disk, or would."""
 _PREFIX = "vmferry-"
 _PATIENCE = 60.0
 _SAFE = (9, 0, 0)
@@ -55,6 +58,11 @@ def is_left_over(name: str) -> bool:
     except PermissionError:
         pass
     return False
+
+
+def is_of_disk(name: str) -> bool:
+    """Whether an export is of a disk that a migration may still read."""
+    return re.fullmatch(rf"{_PREFIX}\d+-{DISK}-\d+", name) is not None and not is_left_over(name)
 
 
 class QemuExport(NamedTuple):

@@ -9,14 +9,12 @@ import select
 import signal
 
 from vmferry.errors import HypervisorError
-from vmferry_support.qemu_exports import is_left_over
+from vmferry_support.qemu_exports import is_of_disk
 from vmferry_support.qmp import Qmp, QmpLost
 from vmferry_support.unix import connect_unix, listener_of
 
 __all__ = ["Process", "await_exports", "end_qemu", "quit_qemu"]
 
-_OURS = "vmferry-"
-"""What the names of all exports begin with that are made for a migration."""
 _POLL = 0.01
 
 
@@ -66,10 +64,13 @@ class Process:
 
 
 async def await_exports(qmp: Qmp) -> None:
-    """Return when the QEMU has no export of a migration's any more."""
+    """Return when the QEMU has no export of a disk for a migration any more.
+
+    One of a bitmap keeps nobody waiting: it serves nothing that is still needed.
+    """
     while True:
         names = [str(each["id"]) for each in await qmp.execute("query-block-exports")]
-        if not any(name.startswith(_OURS) and not is_left_over(name) for name in names):
+        if not any(is_of_disk(name) for name in names):
             return
         await asyncio.sleep(_POLL)
 

@@ -12,7 +12,7 @@ from vmferry.api.volume import Access, Geometry, Volume, VolumeCapabilities, Vol
 from vmferry.errors import VolumeError, VolumeGeometry, VolumeMissing
 from vmferry_support.nbd import ALLOCATION, NbdClient, NbdError, NbdLost
 from vmferry_support.outlast import finished
-from vmferry_support.qemu_exports import QemuExport, QemuExports
+from vmferry_support.qemu_exports import DISK, QemuExport, QemuExports
 from vmferry_support.qemu_nodes import Node, NodeMissing, find_node
 from vmferry_support.qmp import Qmp, QmpError, QmpRefused
 from vmferry_volumes.nbd_volume import Backend, NbdVolume
@@ -149,7 +149,7 @@ async def _exported(qmp: Qmp, place: NodeLocation, undo: AsyncExitStack) -> Qemu
     exports = QemuExports(qmp, place.nbd)
     try:
         await exports.sweep()
-        export = await exports.add(place.node, "disk")
+        export = await exports.add(place.node, DISK)
     except QmpRefused as error:
         raise VolumeError(f"{place} cannot be exported: {error.reason}") from error
     except QmpError as error:
