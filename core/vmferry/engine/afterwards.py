@@ -138,7 +138,6 @@ class Afterwards:
             raise PeerError(why_not(account))
         await self._note_running()
         self.local = Local()
-        await self._note(phase=Phase.DONE, outcome="done")
 
     async def _release(self, link: Link) -> None:
         """The guest is let go of here before the destination is told to run it."""
@@ -182,12 +181,17 @@ class Afterwards:
         """
         if self.local is None and self._destroying is not None:
             self._destroying.cancel()
-            await self.settle()
+            await asyncio.wait({self._destroying})
 
     async def settle(self) -> None:
-        """Return when nothing of the guest is being removed here any more."""
+        """Return when nothing of the guest is being removed here any more.
+
+        Only then is the job over here: until it is noted so, it can be taken up to remove the rest.
+        """
         if self._destroying is not None:
             await asyncio.wait({self._destroying})
+        if self.local is not None:
+            await self._note(phase=Phase.DONE, outcome="done")
 
     async def _serve(self, link: Link, sender: Sender, left: Sequence[DirtyMap]) -> None:
         self._pull = PullSource(
@@ -217,7 +221,6 @@ class Afterwards:
 
     async def _finish(self, link: Link, local: Local) -> None:
         self.local = local
-        await self._note(phase=Phase.DONE, outcome="done")
         await link.send(Bye())
 
 

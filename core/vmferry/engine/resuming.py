@@ -27,7 +27,7 @@ from vmferry.engine.sender import Sender
 from vmferry.engine.services import Services
 from vmferry.engine.settings import Settings
 from vmferry.engine.throttle import Throttle
-from vmferry.errors import InputError, MigrationError, VmferryError
+from vmferry.errors import InputError, MigrationError, VmferryError, VolumeMissing
 from vmferry.wire.link import Link
 from vmferry.wire.tasks import until
 
@@ -89,13 +89,28 @@ class ResumedJob:
             if not self.committed:
                 await self._take_back(departure)
                 return self._finished("failed", "the migration was given up; the guest runs here")
-            after = await self._go_on(departure)
+            after = await self._end(departure)
         except (VmferryError, OSError) as error:
             self._finished("interrupted", str(error))
             raise MigrationError(str(error), phase=self._meter.phase, guest=self.owner) from error
         return self._finished("done", "", after)
 
     # -- after the commit
+
+    async def _end(self, departure: Departure) -> Afterwards | None:
+        """Go on, or note that it is over there if the disks have gone with the guest already."""
+        try:
+            return await self._go_on(departure)
+        except VolumeMissing as error:
+            try:
+                account = await ask_for_account(self._open_link, self._record)
+            except (VmferryError, OSError):
+                raise error from None
+            if account.outcome != "done":
+                raise
+        await departure.destroy()
+        await self._services.journal.update(self.job, phase=Phase.DONE, outcome="done")
+        return None
 
     async def _go_on(self, departure: Departure) -> Afterwards:
         after: Afterwards | None = None

@@ -20,6 +20,7 @@ from vmferry.simulation.temper import HypervisorParameters, Lapse
 __all__ = ["SimDeparture", "pack_state"]
 
 _CHUNK = 32
+_LOOK = 0.01
 
 
 def pack_state(guest: SimGuest) -> bytes:
@@ -145,6 +146,8 @@ class SimDeparture(Departure):
     async def destroy(self) -> None:
         """Remove the guest and let go of its disks."""
         self._process.check()
+        if self._parameters.serves:
+            await self._unread()
         if not self._ended:
             self._ended = True
             if self._here is not None:
@@ -152,3 +155,13 @@ class SimDeparture(Departure):
                 self._host.guests.pop(self._here.name, None)
             for disk in self._described.disks:
                 await self._host.detach(disk.name)
+
+    async def _unread(self) -> None:
+        """Return once only the guest itself has its disks open; they are out of reach then."""
+        volumes = self._host.volumes
+        disks = [volumes[one.name].disk for one in self._described.disks if one.name in volumes]
+        while any(disk.openers > 1 for disk in disks):
+            await asyncio.sleep(_LOOK)
+            self._process.check()
+        for disk in disks:
+            disk.served = False

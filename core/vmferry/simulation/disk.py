@@ -88,6 +88,7 @@ class SimDisk:
         tamper: called for each request; returns an errno to fail it with, or ``None``.
         writer: who has it open for writing.
         openers: how many have it open.
+        served: there is a way to it; if not, nobody opens it any more.
 
     """
 
@@ -102,6 +103,7 @@ class SimDisk:
         self.writer: object | None = None
         self.requests = 0
         self.openers = 0
+        self.served = True
         self._kinds = np.full(-(-geometry.size // parameters.unit), _HOLE, np.uint8)
         self._volatile: deque[_Change] = deque()
         self._changes = 0

@@ -62,4 +62,6 @@ def _varied(course: Scenario, random: Random) -> Scenario:
     )
     settings = replace(course.settings, lanes=random.randint(1, 2))
     shuffle, resolves = random.random() < 0.3, random.random() < 0.5
+    hypervisor = replace(hypervisor, serves=random.random() < 0.3)
+    world = replace(world, hypervisor=hypervisor)
     return replace(course, world=world, settings=settings, shuffle=shuffle, resolves=resolves)

@@ -32,6 +32,8 @@ class HypervisorParameters(msgspec.Struct, frozen=True, kw_only=True):
         suspends_itself: pre-copy ends with the guest suspended.
         reissues: the guest submits outstanding requests again at the destination, as paravirtual
             frontends do; otherwise it takes outstanding writes for done, as emulated disks do.
+        serves: the guest's disks are read through what runs it, which ends only once nobody has
+            them open, and with which they are out of reach.
         outlives: a guest that has arrived and has not run is still there when its agent has died.
         lapse: what it does wrong.
 
@@ -43,5 +45,6 @@ class HypervisorParameters(msgspec.Struct, frozen=True, kw_only=True):
     own_go: bool = False
     suspends_itself: bool = False
     reissues: bool = True
+    serves: bool = False
     outlives: bool = True
     lapse: Lapse = Lapse.NONE

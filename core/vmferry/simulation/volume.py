@@ -222,9 +222,10 @@ class SimDriver(VolumeDriver[NoOptions]):
 
     def _find(self, location: str) -> SimDisk:
         self._process.check()
-        if location not in self._storage.disks:
+        disk = self._storage.disks.get(location)
+        if disk is None or not disk.served:
             raise VolumeMissing(f"there is no disk {location!r} on {self._process.host}")
-        return self._storage.disks[location]
+        return disk
 
     async def probe(self, location: str) -> Geometry:
         """Geometry of a disk."""
