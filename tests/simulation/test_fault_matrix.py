@@ -72,6 +72,16 @@ def test_nothing_is_lost_and_one_host_runs_the_guest_under_random_schedules(firs
         assert not outcome.violations, outcome.story()
 
 
+@pytest.mark.parametrize(
+    ("seed", "without"),
+    [(432, "Afterwards.leave"), (203, "ResumedJob._end"), (403, "noting the end after it")],
+)
+def test_what_serves_a_guests_disks_is_there_as_long_as_it_is_needed_and_no_longer(seed, without):
+    """Schedules that are violated without what is named."""
+    outcome = play_schedule(seed)
+    assert not outcome.violations, f"{without}\n{outcome.story()}"
+
+
 def say(*arguments):
     """Run ``python -m vmferry.simulation``; returns its exit code and what it says."""
     command = [sys.executable, "-m", "vmferry.simulation", *arguments]
