@@ -139,7 +139,7 @@ def test_curves_and_fares_are_what_the_counters_say() -> None:
         "busy": Series(times=times, values=[min(second, 5) * 0.2 for second in times]),
     }
     found = curves(series)
-    assert found["throughput"].values == pytest.approx([1.0] * 11)
+    assert found["moved"].values == pytest.approx([1.0] * 11)
     assert max(found["requests"].values) == pytest.approx(100)
     assert found["latency"].values == pytest.approx([2.0] * len(found["latency"].values))
     phases = [

@@ -33,11 +33,16 @@ class Fare(NamedTuple):
 
 
 def curves(series: Mapping[str, Series]) -> dict[str, Curve]:
-    """What can be drawn of a run: throughput and pending in MiB, the guest's pace and latency."""
+    """What can be drawn of a run, by name.
+
+    ``moved`` in MiB a second, ``pending`` in MiB, ``requests`` a second, ``latency`` in ms. What is
+    moved is made equal at the destination: holes, zeroes and what is compressed count whole, so it
+    is not what goes over the link.
+    """
     found = {}
     if len(series.get("moved", Series()).times) > 1:
         rate = _rate(series["moved"])
-        found["throughput"] = Curve(rate.times, [value / MIB for value in rate.values])
+        found["moved"] = Curve(rate.times, [value / MIB for value in rate.values])
     if series.get("pending", Series()).times:
         pending = series["pending"]
         found["pending"] = Curve(pending.times, [value / MIB for value in pending.values])
