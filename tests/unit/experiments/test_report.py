@@ -11,9 +11,10 @@ from rich.console import Console
 from vmferry.experiments.matrix import Run, make_cells
 from vmferry.experiments.records import open_database
 from vmferry.experiments.report.bootstrap import median, ratio
-from vmferry.experiments.report.data import Overview, load_overview
+from vmferry.experiments.report.data import Group, Overview, load_overview
+from vmferry.experiments.report.plots.phases import phase_names
 from vmferry.experiments.report.terminal import terminal_report
-from vmferry.experiments.results import Result
+from vmferry.experiments.results import PhaseTime, Result
 from vmferry.experiments.sweep import Sweep
 
 MATRIX = """
@@ -93,6 +94,20 @@ async def test_cells_are_grouped_and_named_by_what_varies(describe: Describe) ->
     pull = overview.groups[0].estimate("phase:pull")
     assert pull is not None
     assert pull.value == pytest.approx(0.2)
+
+
+def test_phases_are_in_the_order_of_each_run() -> None:
+    def group(*names: str) -> Group:
+        phases = [PhaseTime(role="source", name=name, begin=0, seconds=1) for name in names]
+        return Group(cell="", parameters={}, phases=[phases])
+
+    ours = group("handshake", "push-disk", "push-memory", "push-disk", "stop", "pull")
+    mirror, drbd = group("mirror", "migrate", "stop"), group("sync", "promote", "migrate", "part")
+    assert phase_names([ours, mirror, drbd]) == [
+        *("handshake", "push-disk", "push-memory", "mirror", "sync", "promote", "migrate"),
+        *("stop", "pull", "part"),
+    ]
+    assert phase_names([drbd]) == ["sync", "promote", "migrate", "part"]
 
 
 async def test_each_baseline_is_compared_with_vmferrys_cells(describe: Describe) -> None:

@@ -17,8 +17,6 @@ from vmferry.units import format_duration, format_size
 
 __all__ = ["COLUMNS", "Column", "Group", "Overview", "load_overview"]
 
-PHASES = ("handshake", "push-disk", "push-memory", "stop", "pull")
-
 
 class Group(msgspec.Struct, kw_only=True):
     """A cell and its runs.

@@ -18,13 +18,16 @@ __all__ = ["phase_names", "phases_plot"]
 
 
 def phase_names(groups: Iterable[Group]) -> list[str]:
-    """The names of all phases of these cells, in the order in which they come."""
-    names: dict[str, None] = {}
+    """The names of all phases of these cells, in the order in which they come in each run."""
+    names: list[str] = []
     for group in groups:
         for phases in group.phases:
-            names |= dict.fromkeys(one.name for one in phases)
-    known = [name for name in PHASE_COLOURS if name in names]
-    return known + [name for name in names if name not in known]
+            place = len(names)
+            for name in reversed(dict.fromkeys(one.name for one in phases)):
+                if name not in names:
+                    names.insert(place, name)
+                place = names.index(name)
+    return names
 
 
 def phases_plot(overview: Overview) -> str:
