@@ -16,6 +16,7 @@ from vmferry.experiments import extras
 from vmferry.experiments.matrix import Run
 from vmferry.experiments.records import open_database
 from vmferry.experiments.records.export import export
+from vmferry.experiments.report.bootstrap import SPREAD
 from vmferry.experiments.report.data import load_overview
 from vmferry.experiments.report.page import render_page
 from vmferry.experiments.results import PhaseTime, Result, Series
@@ -60,6 +61,8 @@ def test_the_page_is_whole_and_alone_and_the_same_again(
     assert "it &lt;broke&gt;" in page
     for heading in ("Results", "Against the baselines", "Over block size", "Downtime", "Failed"):
         assert heading in page
+    assert f"below each its {SPREAD}." in page
+    assert "<small>range of 3: 1.0 s to 3.0 s</small>" in page
     drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     assert len(drawings) >= 6
     for drawing in drawings:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from vmferry.experiments.matrix import Run, make_cells
 from vmferry.experiments.records import open_database
-from vmferry.experiments.report.bootstrap import median, ratio
+from vmferry.experiments.report.bootstrap import SPREAD, Estimate, median, ratio
 from vmferry.experiments.report.data import Group, Overview, load_overview
 from vmferry.experiments.report.plots.phases import phase_names
 from vmferry.experiments.report.terminal import terminal_report
@@ -27,14 +27,15 @@ block_size = [4096, 8192]
 
 
 def test_the_interval_holds_the_median_and_narrows() -> None:
-    few, many = median([1, 2, 3, 4, 50]), median([1, 2, 3, 4, 50] * 20)
+    few, many = median([1, 2, 3, 4, 5, 50]), median([1, 2, 3, 4, 5, 50] * 20)
     assert few is not None
     assert many is not None
     assert None not in (few.low, few.high, many.low, many.high)
-    assert (few.value, few.count) == (3, 5)
-    assert 1 <= few.low <= 3 <= few.high <= 50
+    assert (few.value, few.count) == (3.5, 6)
+    assert 1 <= few.low <= 3.5 <= few.high < 50
     assert many.high - many.low < few.high - few.low
-    assert median([1, 2, 3, 4, 50]) == few
+    assert (few.spread, many.spread) == ("95%", "95%")
+    assert median([1, 2, 3, 4, 5, 50]) == few
 
 
 def test_about_95_of_100_intervals_hold_the_truth() -> None:
@@ -51,20 +52,31 @@ def test_about_95_of_100_intervals_hold_the_truth() -> None:
     assert 52 <= held <= 60
 
 
-def test_too_few_values_have_no_interval() -> None:
-    assert median([]) is None
-    found = median([1.0, 2.0])
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_few_values_have_a_range_and_no_interval(count: int) -> None:
+    found = median([10.0, 1.0, 7.0, 3.0, 5.0][:count])
     assert found is not None
-    assert (found.value, found.low) == (1.5, None)
+    assert (found.low, found.high) == (1.0, 10.0)
+    assert found.spread == f"range of {count}"
 
 
-def test_a_ratio_has_an_interval_too() -> None:
-    found = ratio([10, 11, 12], [5, 5.5, 6])
+def test_one_value_has_neither() -> None:
+    assert median([]) is None
+    assert median([1.5]) == ratio([3.0, 1.0, 1.5], [1.0]) == Estimate(1.5, None, None, 1)
+
+
+def test_a_ratio_has_an_interval_or_a_range_too() -> None:
+    values, base = [10.0, 11, 12], [5, 5.5, 6, 5.4, 5.6, 5.5]
+    found = ratio(values, base)
+    assert found is not None
+    assert found == Estimate(pytest.approx(2), pytest.approx(10 / 6), pytest.approx(12 / 5), 3)
+    assert found.spread == "range of 3"
+    found = ratio(values * 2, base)
     assert found is not None
     assert found.low is not None
     assert found.high is not None
-    assert found.value == pytest.approx(2)
-    assert found.low <= 2 <= found.high
+    assert 10 / 6 < found.low <= 2 <= found.high < 12 / 5
+    assert found.spread == "95%"
     assert ratio([1.0], [0.0]) is None
 
 
@@ -117,7 +129,9 @@ async def test_each_baseline_is_compared_with_vmferrys_cells(describe: Describe)
     assert len(ours) == 2
     text = shown(overview)
     assert "times the baseline's median" in text
-    assert "3.0 s (1.0 s to 5.0 s)" in text
+    assert f"medians ({SPREAD})" in text
+    assert "3.0 s (range of 5: 1.0 s to 5.0 s)" in text
+    assert "1.00 (range of 5: 0.20 to 5.00)" in text
 
 
 async def test_failures_are_shown_and_not_averaged(describe: Describe) -> None:

@@ -14,7 +14,7 @@ from vmferry.experiments.parameters import show_value
 from vmferry.experiments.records.database import Database
 from vmferry.experiments.records.reading import RunRow, load_rounds, load_series
 from vmferry.experiments.report import plots
-from vmferry.experiments.report.bootstrap import LEVEL
+from vmferry.experiments.report.bootstrap import SPREAD
 from vmferry.experiments.report.data import Group, Overview
 from vmferry.experiments.report.derived import AFTER, BEFORE, Fare, fares, median_of
 from vmferry.experiments.report.plots.axes import numeric_axes
@@ -57,7 +57,7 @@ def _facts(database: Database, overview: Overview, name: str) -> dict[str, Any]:
         "name": name,
         "date": time.strftime("%Y-%m-%d"),
         "version": __version__,
-        "level": f"{LEVEL:.0%}",
+        "spread": SPREAD,
         "description": definition.get("description", ""),
         "seed": definition.get("seed", "-"),
         "definition": definition.get("definition", ""),

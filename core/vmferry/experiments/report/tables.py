@@ -23,12 +23,13 @@ class Comparison(NamedTuple):
 
 
 def show_estimate(estimate: Estimate | None, show: Callable[[float], str]) -> str:
-    """``1.2 s (1.1 s to 1.4 s)``; ``-`` if there is none."""
+    """``1.2 s (95%: 1.1 s to 1.4 s)``, or ``range of 5`` for the level; ``-`` if there is none."""
     if estimate is None:
         return "-"
     if estimate.low is None or estimate.high is None:
         return show(estimate.value)
-    return f"{show(estimate.value)} ({show(estimate.low)} to {show(estimate.high)})"
+    ends = f"{show(estimate.low)} to {show(estimate.high)}"
+    return f"{show(estimate.value)} ({estimate.spread}: {ends})"
 
 
 def shown_columns(overview: Overview) -> list[Column]:

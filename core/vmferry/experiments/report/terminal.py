@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vmferry.experiments.parameters import show_value
-from vmferry.experiments.report.bootstrap import LEVEL
+from vmferry.experiments.report.bootstrap import SPREAD
 from vmferry.experiments.report.data import Group, Overview
 from vmferry.experiments.report.tables import (
     COMPARED,
@@ -61,7 +61,7 @@ def terminal_report(overview: Overview, name: str) -> RenderableType:
     parts: list[RenderableType] = [
         Text(f"experiment {name}", style="bold"),
         Text(f"in all runs: {fixed}", style="dim"),
-        Text(f"medians (with {LEVEL:.0%} bootstrap intervals)", style="dim"),
+        Text(f"medians ({SPREAD})", style="dim"),
         "",
         overview_table(overview),
     ]
