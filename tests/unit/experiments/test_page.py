@@ -61,6 +61,8 @@ def test_the_page_is_whole_and_alone_and_the_same_again(
     assert "it &lt;broke&gt;" in page
     for heading in ("Results", "Against the baselines", "Over block size", "Downtime", "Failed"):
         assert heading in page
+    assert re.search(r">In all runs: [^<]*memory 64 MiB[^<]*\.<", page)
+    assert re.search(r">In all runs of vmferry: [^<]*compression auto[^<]*\.<", page)
     assert f"below each its {SPREAD}." in page
     assert "<small>range of 3: 1.0 s to 3.0 s</small>" in page
     drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)

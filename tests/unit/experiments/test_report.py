@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from pretending import Describe, Pretender, made_up
@@ -132,6 +133,34 @@ async def test_each_baseline_is_compared_with_vmferrys_cells(describe: Describe)
     assert f"medians ({SPREAD})" in text
     assert "3.0 s (range of 5: 1.0 s to 5.0 s)" in text
     assert "1.00 (range of 5: 0.20 to 5.00)" in text
+
+
+async def test_what_a_baseline_does_not_have_is_said_of_vmferrys_runs(describe: Describe) -> None:
+    overview = await overview_of(describe)
+    text = shown(overview)
+    (everywhere,) = re.findall("in all runs: (.*)", text)
+    (ours,) = re.findall("in all runs of vmferry: (.*)", text)
+    assert {"hypervisor process", "memory 64 MiB"} < set(everywhere.rstrip().split(", "))
+    assert {"compression auto", "limit none"} < set(ours.rstrip().split(", "))
+    assert "compression" not in everywhere
+    alone = Overview(groups=overview.groups[:2], varied=[], fixed=overview.fixed)
+    assert list(alone.common()) == ["all runs"]
+
+
+def test_what_vmferry_does_not_always_have_is_said_of_those_to_which_it_matters() -> None:
+    groups = [
+        Group(cell=name, parameters={"method": "vmferry", "transport": transport, "memory": 1})
+        for name, transport in (("process", "tcp"), ("model", None))
+    ]
+    overview = Overview(groups=groups, varied=[], fixed={"transport": "tcp", "memory": 1})
+    matters = {"transport": "tcp"}
+    assert overview.common() == {
+        "the runs to which it matters": matters,
+        "all runs": {"memory": 1},
+    }
+    cold = [Group(cell=one.cell, parameters=one.parameters | {"method": "cold"}) for one in groups]
+    overview = Overview(groups=cold, varied=[], fixed=matters)
+    assert overview.common() == {"the runs to which it matters": matters}
 
 
 async def test_failures_are_shown_and_not_averaged(describe: Describe) -> None:

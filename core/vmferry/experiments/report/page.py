@@ -23,6 +23,7 @@ from vmferry.experiments.report.plots.style import PHASE_NAMES
 from vmferry.experiments.report.tables import (
     COMPARED,
     Comparison,
+    common_values,
     comparison_rows,
     show_estimate,
     shown_columns,
@@ -61,10 +62,7 @@ def _facts(database: Database, overview: Overview, name: str) -> dict[str, Any]:
         "description": definition.get("description", ""),
         "seed": definition.get("seed", "-"),
         "definition": definition.get("definition", ""),
-        "fixed": [
-            (axis.replace("_", " "), show_value(axis, value))
-            for axis, value in overview.fixed.items()
-        ],
+        "common": common_values(overview),
         "counts": _counts(overview),
         "kinds": _kinds(overview),
         "hosts": _hosts(runs),

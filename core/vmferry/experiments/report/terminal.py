@@ -12,6 +12,7 @@ from vmferry.experiments.report.bootstrap import SPREAD
 from vmferry.experiments.report.data import Group, Overview
 from vmferry.experiments.report.tables import (
     COMPARED,
+    common_values,
     comparison_rows,
     show_estimate,
     shown_columns,
@@ -57,10 +58,9 @@ def _comparison(overview: Overview) -> Table | None:
 
 def terminal_report(overview: Overview, name: str) -> RenderableType:
     """Tables of medians, comparisons with baselines, and failures."""
-    fixed = ", ".join(f"{axis} {show_value(axis, value)}" for axis, value in overview.fixed.items())
     parts: list[RenderableType] = [
         Text(f"experiment {name}", style="bold"),
-        Text(f"in all runs: {fixed}", style="dim"),
+        *(Text(line, style="dim") for line in common_values(overview)),
         Text(f"medians ({SPREAD})", style="dim"),
         "",
         overview_table(overview),
