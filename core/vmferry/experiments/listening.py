@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from vmferry.experiments.results import Event, PhaseTime, Result, Round, Series
 
@@ -12,6 +12,15 @@ __all__ = ["Listener"]
 
 _ROUND = ("number", "scanned", "sent", "zeroes", "seconds", "dirty", "memory")
 _ENDINGS = ("done", "failed")
+_MEMORY = "memory"
+
+
+class _Gauge(NamedTuple):
+    """How far something was when it was last told of: bytes done of a total, in a round."""
+
+    round: int
+    done: int
+    total: int
 
 
 class Listener:
@@ -28,16 +37,19 @@ class Listener:
         self._rounds: list[tuple[float, dict[str, Any]]] = []
         self._events: list[tuple[float, str, dict[str, Any]]] = []
         self._moved = 0
-        self._gauges: dict[tuple[str, int, str], tuple[int, int]] = {}
+        self._gauges: dict[str, _Gauge] = {}
         self._series: dict[str, Series] = {"moved": Series(), "pending": Series()}
         self._finished: dict[str, dict[str, Any]] = {}
 
     def source(self, event: dict[str, Any]) -> None:
         """The source says something."""
         self._hear("source", event)
-        if event.get("event") == "progress":
+        kind = event.get("event")
+        if kind == "phase_changed":
+            self._gauges.clear()  # each phase has gauges of its own
+        elif kind == "progress":
             self._progress(event)
-        elif event.get("event") == "round_finished":
+        elif kind == "round_finished":
             self._rounds.append((_time(event), event))
 
     def destination(self, event: dict[str, Any]) -> None:
@@ -54,14 +66,24 @@ class Listener:
             self._finished[role] = event
 
     def _progress(self, event: dict[str, Any]) -> None:
-        """Add up what every gauge has done, of all that there ever were."""
-        gauge = (event["phase"], event["round"], event["what"])
-        before, _ = self._gauges.get(gauge, (0, 0))
-        self._moved += max(0, event["done"] - before)
-        self._gauges[gauge] = (event["done"], event["total"])
-        now = [left for key, left in self._gauges.items() if key[:2] == gauge[:2]]
+        """Add what a gauge has done meanwhile, and what all of this phase have left by now."""
+        gauge = _Gauge(event["round"], event["done"], event["total"])
+        self._moved += max(0, gauge.done - self._before(event["what"], gauge))
+        self._gauges[event["what"]] = gauge
+        left = sum(one.total - one.done for one in self._gauges.values())
         self._series["moved"].add(_time(event), self._moved)
-        self._series["pending"].add(_time(event), sum(total - done for done, total in now))
+        self._series["pending"].add(_time(event), left)
+
+    def _before(self, what: str, gauge: _Gauge) -> int:
+        """What it had done when it was last told of.
+
+        Each round of a disk begins at nothing. Memory has one gauge for all its rounds, which goes
+        back by what the guest writes.
+        """
+        last = self._gauges.get(what)
+        if last is None or (what != _MEMORY and last.round != gauge.round):
+            return 0
+        return last.done
 
     @property
     def begun(self) -> float:

@@ -62,6 +62,53 @@ def test_a_migration_is_told() -> None:
     }
 
 
+def heard(*told: dict[str, Any]) -> Result:
+    """What the source makes of a migration whose events these are."""
+    listener = Listener(Result())
+    for event in told:
+        listener.source(event)
+    listener.conclude()
+    return listener.result
+
+
+def test_memory_that_is_sent_again_counts_by_what_is_sent_of_it() -> None:
+    result = heard(
+        progress(1, "memory", 300, 1000, 0),
+        progress(2, "memory", 1000, 1000, 0),
+        progress(3, "memory", 900, 1000, 1),
+        progress(4, "memory", 1000, 1000, 1),
+        progress(5, "memory", 990, 1000, 2),
+    )
+    assert result.series["moved"].values == [300, 1000, 1000, 1100, 1100]
+    assert result.series["pending"].values == [700, 0, 100, 0, 10]
+
+
+def test_memory_and_the_disks_beside_it_are_pending_together() -> None:
+    result = heard(
+        progress(1, "memory", 300, 1000, 0),
+        progress(2, "disk0", 50, 200, 4),
+        progress(3, "memory", 400, 1000, 1),
+        progress(4, "disk0", 200, 200, 4),
+        progress(5, "disk0", 20, 60, 5),
+    )
+    assert result.series["pending"].values == [700, 850, 750, 600, 640]
+    assert result.series["moved"].values == [300, 350, 450, 600, 620]
+
+
+def test_what_an_earlier_phase_had_is_not_pending_any_more() -> None:
+    result = heard(
+        progress(1, "disk0", 900, 1000, 0),
+        said(2, "phase_changed", role="source", phase="pull"),
+        progress(3, "pull", 30, 100, -1),
+        said(4, "phase_changed", role="source", phase="push-memory"),
+        progress(5, "memory", 10, 50, 0),
+        said(6, "phase_changed", role="source", phase="push-memory"),
+        progress(7, "memory", 20, 50, 0),
+    )
+    assert result.series["pending"].values == [100, 70, 40, 30]
+    assert result.series["moved"].values == [900, 930, 940, 960]
+
+
 def test_a_migration_that_broke_off_is_told_as_far_as_it_went() -> None:
     listener = Listener(Result())
     listener.source(said(1, "phase_changed", role="source", phase="handshake"))

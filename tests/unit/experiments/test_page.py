@@ -16,7 +16,9 @@ from vmferry.experiments import extras
 from vmferry.experiments.matrix import Run
 from vmferry.experiments.records import open_database
 from vmferry.experiments.records.export import export
-from vmferry.experiments.report.derived import curves, fares
+from vmferry.experiments.report.bootstrap import SPREAD
+from vmferry.experiments.report.data import load_overview
+from vmferry.experiments.report.page import render_page
 from vmferry.experiments.results import PhaseTime, Result, Series
 from vmferry.experiments.sweep import Sweep
 
@@ -59,6 +61,10 @@ def test_the_page_is_whole_and_alone_and_the_same_again(
     assert "it &lt;broke&gt;" in page
     for heading in ("Results", "Against the baselines", "Over block size", "Downtime", "Failed"):
         assert heading in page
+    assert re.search(r">In all runs: [^<]*memory 64 MiB[^<]*\.<", page)
+    assert re.search(r">In all runs of vmferry: [^<]*compression auto[^<]*\.<", page)
+    assert f"below each its {SPREAD}." in page
+    assert "<small>range of 3: 1.0 s to 3.0 s</small>" in page
     drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     assert len(drawings) >= 6
     for drawing in drawings:
@@ -131,21 +137,36 @@ def test_tables_are_exported_with_the_axes_as_columns(
     assert {row["outcome"] for row in rows} == {"done", "failed"}
 
 
-def test_curves_and_fares_are_what_the_counters_say() -> None:
-    times = [float(second) for second in range(11)]
-    series = {
-        "moved": Series(times=times, values=[second * (1 << 20) for second in times]),
-        "writes": Series(times=times, values=[min(second, 5) * 100 for second in times]),
-        "busy": Series(times=times, values=[min(second, 5) * 0.2 for second in times]),
-    }
-    found = curves(series)
-    assert found["throughput"].values == pytest.approx([1.0] * 11)
-    assert max(found["requests"].values) == pytest.approx(100)
-    assert found["latency"].values == pytest.approx([2.0] * len(found["latency"].values))
-    phases = [
-        PhaseTime(role="source", name="stop", begin=5, seconds=2),
-        PhaseTime(role="source", name="push-disk", begin=1, seconds=4),
+async def test_the_guests_pace_is_shown_in_a_baselines_parts_too(describe: Describe) -> None:
+    definition = describe(MATRIX)
+    await Sweep(definition, Pretender(result=paced), lambda *_: None).run()
+    with open_database(definition.database) as database:
+        page = render_page(database, load_overview(database), "trial")
+    head, ours, *_, cold = rows_below(page, "What the guest feels")
+    assert head == ["", "before", "PUSH, disk", "STOP", "PULL", "copy", "after"]
+    assert ours[1:] == ["100/s", "100/s", "-", "100/s", "", "100/s"]
+    assert cold[1:] == ["100/s", "", "", "", "100/s", "100/s"]
+
+
+def paced(run: Run) -> Result:
+    """100 writes a second, whatever happens, and phases after the method."""
+    names = {"push-disk": 1.0, "stop": 0.2, "pull": 0.8}
+    if run.spec.parameters.method == "cold":
+        names = {"copy": 2.0}
+    phases, begin = [], 0.0
+    for name, seconds in names.items():
+        phases.append(PhaseTime(role="source", name=name, begin=begin, seconds=seconds))
+        begin += seconds
+    times = [tenth / 10 for tenth in range(-10, 31)]
+    writes = Series(times=times, values=[100 * time + 200 for time in times])
+    return made_up(run, phases=phases, series={"writes": writes})
+
+
+def rows_below(page: str, heading: str) -> list[list[str]]:
+    """The cells of the table below a heading."""
+    table = re.search(r"<table>.*?</table>", page[page.index(heading) :], re.DOTALL)
+    assert table is not None
+    return [
+        re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)
+        for row in re.findall(r"<tr>.*?</tr>", table[0], re.DOTALL)
     ]
-    fared = fares(series, phases)
-    assert fared["push-disk"] == (pytest.approx(100), pytest.approx(0.002))
-    assert fared["stop"] == (0.0, None)

@@ -17,8 +17,6 @@ from vmferry.units import format_duration, format_size
 
 __all__ = ["COLUMNS", "Column", "Group", "Overview", "load_overview"]
 
-PHASES = ("handshake", "push-disk", "push-memory", "stop", "pull")
-
 
 class Group(msgspec.Struct, kw_only=True):
     """A cell and its runs.
@@ -79,6 +77,22 @@ class Overview(msgspec.Struct, kw_only=True):
             if group.parameters.get(axis) is not None
         ]
         return ", ".join(shown) or "all runs"
+
+    def common(self) -> dict[str, dict[str, Any]]:
+        """``fixed``, by which runs have it: all, vmferry's, or those to which it matters."""
+        found: dict[str, dict[str, Any]] = {}
+        for axis, value in self.fixed.items():
+            found.setdefault(self._having(axis), {})[axis] = value
+        return found
+
+    def _having(self, axis: str) -> str:
+        having: dict[bool, set[str]] = {True: set(), False: set()}
+        for group in self.groups:
+            having[group.parameters.get(axis) is not None].add(group.parameters["method"])
+        if not having[False]:
+            return "all runs"
+        ours = VMFERRY in having[True] - having[False]
+        return "all runs of vmferry" if ours else "the runs to which it matters"
 
     def pairs(self) -> list[tuple[Group, list[Group]]]:
         """Each baseline's cell with the cells of vmferry that it is to be compared with."""

@@ -11,11 +11,13 @@ import numpy as np
 from vmferry.experiments.results import PhaseTime, Series
 from vmferry.units import MIB
 
-__all__ = ["PARTS", "Curve", "Fare", "curves", "fares"]
+__all__ = ["AFTER", "BEFORE", "Curve", "Fare", "curves", "fares", "median_of"]
 
-PARTS = ("before", "push-disk", "push-memory", "stop", "pull", "after")
-"""Parts of a run in which the guest's pace is looked at."""
+BEFORE, AFTER = "before", "after"
+"""The parts of a run around its phases."""
 _BINS = 160
+_LEAST = 3
+"""Intervals between samples that a part must be long for the guest's pace in it to be told."""
 
 
 class Curve(NamedTuple):
@@ -26,18 +28,23 @@ class Curve(NamedTuple):
 
 
 class Fare(NamedTuple):
-    """How the guest fared: requests per second and mean seconds of one (``None``: none)."""
+    """How the guest fared: requests per second and mean seconds of one (``None``: not known)."""
 
     requests: float | None
     latency: float | None
 
 
 def curves(series: Mapping[str, Series]) -> dict[str, Curve]:
-    """What can be drawn of a run: throughput and pending in MiB, the guest's pace and latency."""
+    """What can be drawn of a run, by name.
+
+    ``moved`` in MiB a second, ``pending`` in MiB, ``requests`` a second, ``latency`` in ms. What is
+    moved is made equal at the destination: holes, zeroes and what is compressed count whole, so it
+    is not what goes over the link.
+    """
     found = {}
     if len(series.get("moved", Series()).times) > 1:
         rate = _rate(series["moved"])
-        found["throughput"] = Curve(rate.times, [value / MIB for value in rate.values])
+        found["moved"] = Curve(rate.times, [value / MIB for value in rate.values])
     if series.get("pending", Series()).times:
         pending = series["pending"]
         found["pending"] = Curve(pending.times, [value / MIB for value in pending.values])
@@ -82,23 +89,35 @@ def _latency(done: Series, busy: Series) -> Curve:
 
 
 def fares(series: Mapping[str, Series], phases: Sequence[PhaseTime]) -> dict[str, Fare]:
-    """The guest's pace in each of ``PARTS`` that the run has."""
+    """The guest's pace in each part of a run: before the move, in each of its phases, and after.
+
+    A part that is too short for its samples, or has none, is there without a pace.
+    """
     done, busy = _requests(series), series.get("busy", Series())
     if len(done.times) < 2 or not phases:
         return {}
     end = max(one.begin + one.seconds for one in phases)
-    spans = {"before": (done.times[0], 0.0), "after": (end, done.times[-1])}
+    spans = {BEFORE: (done.times[0], 0.0)}
     spans |= {one.name: (one.begin, one.begin + one.seconds) for one in phases}
-    return {name: _fare(done, busy, *spans[name]) for name in PARTS if name in spans}
+    spans[AFTER] = (end, done.times[-1])
+    return {name: _fare(done, busy, *span) for name, span in spans.items()}
 
 
 def _fare(done: Series, busy: Series, begin: float, end: float) -> Fare:
-    begin, end = max(begin, done.times[0]), min(end, done.times[-1])
-    if end <= begin:
+    """The pace between the first and the last sample inside.
+
+    Which part has what was counted across an end of it, nobody can tell. A share by time would
+    give STOP, in which there is nothing, requests of before and after.
+    """
+    times = np.asarray(done.times)
+    inside = times[(times >= begin) & (times <= end)]
+    long = end - begin >= _LEAST * np.median(np.diff(times))
+    if not long or len(inside) < 2 or inside[-1] <= inside[0]:
         return Fare(None, None)
-    count = _growth(done, begin, end)
-    seconds = _growth(busy, begin, end) if busy.times else 0.0
-    return Fare(count / (end - begin), seconds / count if count >= 1 and seconds else None)
+    first, last = float(inside[0]), float(inside[-1])
+    count = _growth(done, first, last)
+    seconds = _growth(busy, first, last) if busy.times else 0.0
+    return Fare(count / (last - first), seconds / count if count >= 1 and seconds else None)
 
 
 def _growth(counter: Series, begin: float, end: float) -> float:

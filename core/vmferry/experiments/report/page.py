@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,16 @@ from vmferry.experiments.parameters import show_value
 from vmferry.experiments.records.database import Database
 from vmferry.experiments.records.reading import RunRow, load_rounds, load_series
 from vmferry.experiments.report import plots
-from vmferry.experiments.report.bootstrap import LEVEL
+from vmferry.experiments.report.bootstrap import SPREAD
 from vmferry.experiments.report.data import Group, Overview
-from vmferry.experiments.report.derived import PARTS, fares, median_of
+from vmferry.experiments.report.derived import AFTER, BEFORE, Fare, fares, median_of
 from vmferry.experiments.report.plots.axes import numeric_axes
+from vmferry.experiments.report.plots.phases import phase_names
 from vmferry.experiments.report.plots.style import PHASE_NAMES
 from vmferry.experiments.report.tables import (
     COMPARED,
     Comparison,
+    common_values,
     comparison_rows,
     show_estimate,
     shown_columns,
@@ -56,14 +58,11 @@ def _facts(database: Database, overview: Overview, name: str) -> dict[str, Any]:
         "name": name,
         "date": time.strftime("%Y-%m-%d"),
         "version": __version__,
-        "level": f"{LEVEL:.0%}",
+        "spread": SPREAD,
         "description": definition.get("description", ""),
         "seed": definition.get("seed", "-"),
         "definition": definition.get("definition", ""),
-        "fixed": [
-            (axis.replace("_", " "), show_value(axis, value))
-            for axis, value in overview.fixed.items()
-        ],
+        "common": common_values(overview),
         "counts": _counts(overview),
         "kinds": _kinds(overview),
         "hosts": _hosts(runs),
@@ -185,23 +184,32 @@ def _series(database: Database, overview: Overview) -> Iterator[tuple[str, int, 
 
 def _fares(database: Database, overview: Overview) -> dict[str, Any]:
     """How the guest fared in each part of a run: medians over the runs of a cell."""
-    rows = []
+    fared: list[tuple[Group, list[dict[str, Fare]]]] = []
     for group in overview.groups:
         found = [
             fares(load_series(database, run.id), phases)
             for run, phases in zip(group.runs, group.phases, strict=True)
         ]
-        if not any(found):
-            continue
-        cells = []
-        for part in PARTS:
-            requests = median_of([one[part].requests for one in found if part in one])
-            latency = median_of([one[part].latency for one in found if part in one])
-            pace = "-" if requests is None else f"{requests:.0f}/s"
-            wait = "" if latency is None else f", {format_duration(latency)}"
-            cells.append(pace + wait)
-        rows.append((overview.label(group), cells))
-    return {"parts": [PHASE_NAMES.get(part, part) for part in PARTS], "rows": rows}
+        if any(found):
+            fared.append((group, found))
+    parts = [BEFORE, *phase_names(group for group, _ in fared), AFTER]
+    return {
+        "parts": [PHASE_NAMES.get(part, part) for part in parts],
+        "rows": [
+            (overview.label(group), [_pace(found, part) for part in parts])
+            for group, found in fared
+        ],
+    }
+
+
+def _pace(found: Sequence[Mapping[str, Fare]], part: str) -> str:
+    """``80/s, 2.0 ms``; ``-`` if it cannot be told, nothing if no run has this part."""
+    there = [one[part] for one in found if part in one]
+    requests = median_of([one.requests for one in there])
+    latency = median_of([one.latency for one in there])
+    if requests is None:
+        return "-" if there else ""
+    return f"{requests:.0f}/s" + ("" if latency is None else f", {format_duration(latency)}")
 
 
 def _rounds(database: Database, overview: Overview) -> list[tuple[str, list[list[str]]]]:

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from vmferry.experiments.parameters import show_value
 from vmferry.experiments.report.bootstrap import Estimate, ratio
 from vmferry.experiments.report.data import COLUMNS, Column, Overview
 
-__all__ = ["COMPARED", "Comparison", "comparison_rows", "show_estimate", "shown_columns"]
+__all__ = [
+    "COMPARED",
+    "Comparison",
+    "common_values",
+    "comparison_rows",
+    "show_estimate",
+    "shown_columns",
+]
 
 COMPARED = ("total", "downtime_guest", "downtime_source", "sent")
 """Figures that are compared with a baseline's."""
@@ -23,12 +31,24 @@ class Comparison(NamedTuple):
 
 
 def show_estimate(estimate: Estimate | None, show: Callable[[float], str]) -> str:
-    """``1.2 s (1.1 s to 1.4 s)``; ``-`` if there is none."""
+    """``1.2 s (95%: 1.1 s to 1.4 s)``, or ``range of 5`` for the level; ``-`` if there is none."""
     if estimate is None:
         return "-"
     if estimate.low is None or estimate.high is None:
         return show(estimate.value)
-    return f"{show(estimate.value)} ({show(estimate.low)} to {show(estimate.high)})"
+    ends = f"{show(estimate.low)} to {show(estimate.high)}"
+    return f"{show(estimate.value)} ({estimate.spread}: {ends})"
+
+
+def common_values(overview: Overview) -> list[str]:
+    """What runs have in common, a line for each kind of them: ``in all runs: memory 64 MiB``."""
+    return [
+        f"in {whose}: "
+        + ", ".join(
+            f"{axis.replace('_', ' ')} {show_value(axis, value)}" for axis, value in values.items()
+        )
+        for whose, values in overview.common().items()
+    ]
 
 
 def shown_columns(overview: Overview) -> list[Column]:

@@ -8,10 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from vmferry.experiments.parameters import show_value
-from vmferry.experiments.report.bootstrap import LEVEL
+from vmferry.experiments.report.bootstrap import SPREAD
 from vmferry.experiments.report.data import Group, Overview
 from vmferry.experiments.report.tables import (
     COMPARED,
+    common_values,
     comparison_rows,
     show_estimate,
     shown_columns,
@@ -57,11 +58,10 @@ def _comparison(overview: Overview) -> Table | None:
 
 def terminal_report(overview: Overview, name: str) -> RenderableType:
     """Tables of medians, comparisons with baselines, and failures."""
-    fixed = ", ".join(f"{axis} {show_value(axis, value)}" for axis, value in overview.fixed.items())
     parts: list[RenderableType] = [
         Text(f"experiment {name}", style="bold"),
-        Text(f"in all runs: {fixed}", style="dim"),
-        Text(f"medians (with {LEVEL:.0%} bootstrap intervals)", style="dim"),
+        *(Text(line, style="dim") for line in common_values(overview)),
+        Text(f"medians ({SPREAD})", style="dim"),
         "",
         overview_table(overview),
     ]

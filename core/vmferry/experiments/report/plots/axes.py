@@ -111,5 +111,5 @@ def _line(
 
 
 def _reach(value: float, end: float | None) -> float:
-    """How far the interval reaches to one side."""
+    """How far the interval or range reaches to one side."""
     return 0.0 if end is None else abs(value - end)

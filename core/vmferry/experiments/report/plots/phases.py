@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 
+from vmferry.experiments.report.bootstrap import SPREAD
 from vmferry.experiments.report.data import Group, Overview
 from vmferry.experiments.report.plots.style import (
     COLOURS,
@@ -18,17 +19,20 @@ __all__ = ["phase_names", "phases_plot"]
 
 
 def phase_names(groups: Iterable[Group]) -> list[str]:
-    """The names of all phases of these cells, in the order in which they come."""
-    names: dict[str, None] = {}
+    """The names of all phases of these cells, in the order in which they come in each run."""
+    names: list[str] = []
     for group in groups:
         for phases in group.phases:
-            names |= dict.fromkeys(one.name for one in phases)
-    known = [name for name in PHASE_COLOURS if name in names]
-    return known + [name for name in names if name not in known]
+            place = len(names)
+            for name in reversed(dict.fromkeys(one.name for one in phases)):
+                if name not in names:
+                    names.insert(place, name)
+                place = names.index(name)
+    return names
 
 
 def phases_plot(overview: Overview) -> str:
-    """Medians of the phases' lengths, and with a line the interval of the whole."""
+    """Medians of the phases' lengths, and with a line how the whole is spread."""
     groups = [group for group in overview.groups if group.runs]
     labels = [overview.label(group) for group in groups]
     with figure(1.0 + 0.28 * len(groups)) as drawn:
@@ -49,6 +53,6 @@ def phases_plot(overview: Overview) -> str:
                 axes.plot([whole.low, whole.high], [place, place], color="black", lw=1.0)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
-        axes.set_xlabel("seconds (medians; line: 95 % interval of the total)")
+        axes.set_xlabel(f"seconds (medians; line: total, {SPREAD})")
         drawn.legend(loc="outside upper left", ncols=5)
         return svg_of(drawn)

@@ -1,4 +1,4 @@
-"""One run over time, its phases marked: the link, what is pending, and what the guest feels."""
+"""One run over time, its phases marked: what is made equal, what is left, what the guest feels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Panel(NamedTuple):
 
 
 _PANELS = (
-    _Panel("throughput", "link, MiB/s"),
+    _Panel("moved", "made equal, MiB/s"),
     _Panel("pending", "left, MiB"),
     _Panel("requests", "requests/s"),
     _Panel("latency", "latency, ms"),

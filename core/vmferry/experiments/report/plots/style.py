@@ -25,8 +25,11 @@ PHASE_COLOURS = {
     "stop": "#d55e00",
     "copy": "#e69f00",
     "mirror": "#0072b2",
+    "sync": "#0072b2",
+    "promote": "#cc79a7",
     "migrate": "#56b4e9",
     "start": "#999999",
+    "part": "#4d4d4d",
     "pull": "#009e73",
 }
 PHASE_NAMES = {
