@@ -15,6 +15,7 @@ from vmferry.experiments.backends.trial import TrialBackend, TrialRun
 from vmferry.experiments.executors import perform
 from vmferry.experiments.parameters import Parameters
 from vmferry.experiments.results import Result, RunSpec
+from vmferry.experiments.shaping import Link
 
 METHODS = ("vmferry", "cold")
 
@@ -39,6 +40,9 @@ class Guest:
             raise HypervisorError("guest demo ended")
         speaks = self.asked >= self.speaks_at
         return TrialStatus(errors=self.errors, switch_gap=0.25 if speaks else None)
+
+    def host_options(self, role: str) -> dict[str, str]:
+        return {}
 
     async def verdict(self, location: str) -> Verdict:
         return Verdict(acknowledged=9, checked=512)
@@ -116,6 +120,26 @@ async def test_a_guest_that_is_gone_is_told_at_once(guest: Guest) -> None:
     result = await perform(spec("vmferry"))
     assert result.error == "HypervisorError: guest demo ended"
     assert guest.asked == 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_link_loses_by_the_seed_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    seeds: list[int] = []
+
+    def shaped(link: Link, seed: int = 1) -> Any:
+        seeds.append(seed)
+        raise HypervisorError("that is enough")
+
+    monkeypatch.setattr(trial, "shaped", shaped)
+    monkeypatch.setattr(trial.Child, "migrate", lambda *_: _Nobody())
+    guest: Any = Guest()
+    run = TrialRun(guest, spec(method, seed=77), tmp_path, Result())
+    monkeypatch.setattr(run, "watched", _Nobody)
+    with pytest.raises(HypervisorError, match="enough"):
+        await run.play()
+    assert seeds == [77]
 
 
 FIO = Load(fio="[one]\nverify=crc32c\nrw=write\nsize=1m\n")

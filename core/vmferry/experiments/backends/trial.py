@@ -220,7 +220,7 @@ class TrialRun:
         serve = agent_words(spec, folder, self.trial.host_options("destination"))
         async with (
             Child.migrate(serve, listener.destination, "the destination's agent") as agent,
-            shaped(Link.of(spec.parameters)) as link,
+            shaped(Link.of(spec.parameters), spec.seed) as link,
         ):
             said = await agent.until(lambda event: event.get("name") == "listening", _START)
             url = await _through(said["facts"]["address"], link)
@@ -257,7 +257,7 @@ class TrialRun:
     async def _move(self) -> str:
         """Have the trial move it; returns where its disk is."""
         parameters, result = self.spec.parameters, self.result
-        async with shaped(Link.of(parameters)) as link:
+        async with shaped(Link.of(parameters), self.spec.seed) as link:
             result.begun = time.time()
             moved = await self.trial.move(
                 parameters.method, MoveLink(parameters.bandwidth, link.through)
