@@ -9,7 +9,7 @@ from pretending import Describe
 from vmferry.errors import InputError
 from vmferry.experiments.matrix import make_cells, order
 from vmferry.experiments.parameters import AXES, Parameters, show_value
-from vmferry.experiments.results import RunSpec
+from vmferry.experiments.results import MEASURE, RunSpec
 
 MATRIX = """
 [experiment]
@@ -129,5 +129,12 @@ def test_a_cell_is_what_its_names_stand_for_and_no_seed() -> None:
     spec = RunSpec(parameters=Parameters())
     assert msgspec.structs.replace(spec, seed=9, folder="/x", timeout=3.0).cell == spec.cell
     assert msgspec.structs.replace(spec, before=9.0).cell != spec.cell
+    assert spec.measure == MEASURE
+    assert msgspec.structs.replace(spec, measure=MEASURE - 1).cell != spec.cell
     policy = msgspec.structs.replace(spec.policy, max_rounds=1)
     assert msgspec.structs.replace(spec, policy=policy).cell != spec.cell
+
+
+def test_identifiers_stay_until_figures_mean_something_else() -> None:
+    known = {2: "3ca39d7276c17a25"}
+    assert RunSpec(parameters=Parameters()).cell == known[MEASURE]

@@ -105,6 +105,62 @@ async def test_each_baseline_is_compared_with_vmferrys_cells(describe: Describe)
     assert "3.0 s (1.0 s to 5.0 s)" in text
 
 
+OTHERWISE = {
+    "before": 9.0,
+    "after": 9.0,
+    "load": {"write_rate": 9.0},
+    "options": {"trial": {"process": {"queue_depth": 3}}},
+    "lab": {"folder": "elsewhere"},
+    "model": {"latency": 9.0},
+    "measure": 1,
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+async def test_runs_under_other_circumstances_are_not_compared(
+    describe: Describe, name: str
+) -> None:
+    overview = await overview_of(describe)
+    one, other, _ = overview.groups
+    one.spec[name] = OTHERWISE[name]
+    ((_, ours),) = overview.pairs()
+    assert ours == [other]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("policy", {"max_rounds": 9}),
+        ("options", {"tracker": {"any": {"x": 3}}}),
+        ("seed", 9),
+        ("folder", "elsewhere"),
+        ("timeout", 9.0),
+    ],
+)
+async def test_what_makes_no_difference_to_a_baseline_parts_nothing(
+    describe: Describe, name: str, value: object
+) -> None:
+    overview = await overview_of(describe)
+    overview.groups[0].spec[name] = value
+    ((base, ours),) = overview.pairs()
+    assert len(ours) == 2
+    base.parameters["policy"] = overview.groups[1].parameters["policy"]
+    ((base, ours),) = overview.pairs()
+    assert len(ours) == (1 if name == "policy" else 2), "one that a policy makes a difference to"
+
+
+async def test_of_two_descriptions_in_one_database_each_has_its_own_baseline(
+    describe: Describe,
+) -> None:
+    for before in ("1s", "2s"):
+        definition = describe(MATRIX.replace("[matrix]", f"before = '{before}'\n[matrix]"))
+        await Sweep(definition, Pretender(), lambda *_: None).run()
+    with open_database(definition.database) as database:
+        pairs = load_overview(database).pairs()
+    found = [{group.spec["before"] for group in (base, *ours)} for base, ours in pairs]
+    assert sorted(found, key=min) == [{1.0}, {2.0}]
+
+
 async def test_failures_are_shown_and_not_averaged(describe: Describe) -> None:
     def fail_last(run: Run) -> Result:
         last = run.repetition == 4
