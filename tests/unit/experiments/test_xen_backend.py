@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -124,8 +125,9 @@ class Mirror:
     def connect(self) -> None:
         self.said.append(("connect",))
 
-    def await_copy(self, *, timeout: float) -> None:
+    def await_copy(self, *, timeout: float) -> int:
         self.said.append(("await copy", timeout))
+        return 4096
 
     def promote(self) -> None:
         self.said.append(("promote",))
@@ -134,6 +136,8 @@ class Mirror:
         self.said.append(("part",))
 
     def sent(self) -> int:
+        self.said.append(("asked",))
+        time.sleep(0.2)
         return 4096 * len(self.said)
 
 
@@ -201,6 +205,19 @@ async def test_vmferry_moves_a_guest_over_a_shaped_lan(lab: Lab) -> None:
     assert ("source", "stop", 2.0) in [(one.role, one.name, one.seconds) for one in result.phases]
 
 
+async def test_a_clock_that_is_not_emulated_times_vmferry_too(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(self: Ferry, host: Any = None) -> int:
+        time.sleep(1.0 if host else 0.2)
+        return 0
+
+    monkeypatch.setattr(Ferry, "code", slow)
+    (ended,) = [one for one in (await perform(spec())).events if one.name == "command-ended"]
+    assert 0.2 <= ended.time < 1, "the destination's command is not waited for"
+    assert ended.facts["seconds"] == pytest.approx(ended.time, abs=0.001)
+
+
 async def test_a_tracker_is_named_once(lab: Lab) -> None:
     await perform(spec(tracker="dm-era"))
     (run,) = [one for one in lab.said if one[0] == "run"]
@@ -244,10 +261,14 @@ async def test_xl_moves_it_while_drbd_mirrors_its_disk(lab: Lab) -> None:
     assert lab.said[-2:] == [("close",), ("unmirror", "ferry-1")]
     names = [one.name for one in result.phases]
     assert names == ["sync", "promote", "migrate", "part"]
-    assert result.figures["total"] >= sum(one.seconds for one in result.phases)
+    last = result.phases[-1]
+    assert result.figures["total"] == last.begin + last.seconds
     assert result.figures["downtime_guest"] == 1.5
     copied, parted = result.events
-    assert 0 < copied.facts["sent"] < parted.facts["sent"]
+    assert copied.facts["sent"] == 4096
+    assert parted.facts["sent"] > 4096
+    assert in_order(lab.said, ("await copy", 600.0), ("promote",), ("part",), ("asked",))
+    assert lab.said.count(("asked",)) == 1, "nothing is asked while the move is timed"
 
 
 async def test_a_mirrored_disk_is_removed_after_a_failure(

@@ -26,6 +26,11 @@ class Watch:
         """How long the move has taken so far."""
         return time.monotonic() - self._began
 
+    @property
+    def total(self) -> float:
+        """Seconds until the end of the last phase: what is looked up afterwards is no move."""
+        return max((one.begin + one.seconds for one in self.result.phases), default=0.0)
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Note what is done inside as a phase, also if it fails."""
@@ -117,9 +122,8 @@ class Mirrored(Baseline):
         with watch.phase("sync"):
             for mirror in self._mirrors:
                 mirror.connect()
-            for mirror in self._mirrors:
-                mirror.await_copy(timeout=self.timeout)
-        watch.note("disk-copied", sent=self._sent())
+            sent = [mirror.await_copy(timeout=self.timeout) for mirror in self._mirrors]
+        watch.note("disk-copied", sent=sum(sent))
         with watch.phase("promote"):
             for mirror in self._mirrors:
                 mirror.promote()
@@ -127,11 +131,7 @@ class Mirrored(Baseline):
         with watch.phase("part"):
             for mirror in self._mirrors:
                 mirror.part()
-        watch.note("disk-parted", sent=self._sent())
-
-    def _sent(self) -> int:
-        """Bytes of the disks."""
-        return sum(mirror.sent() for mirror in self._mirrors)
+        watch.note("disk-parted", sent=sum(mirror.sent() for mirror in self._mirrors))
 
     def remove_disks(self) -> None:
         """Remove them from both hosts."""
