@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -16,8 +16,9 @@ __all__ = ["BASELINES", "Baseline", "Watch"]
 class Watch:
     """Times of a move that begins now."""
 
-    def __init__(self, result: Result) -> None:
-        self.result = result
+    def __init__(self, result: Result, check: Callable[[], None] = lambda: None) -> None:
+        """Begin; ``check`` is called before each phase, and raises if there is to be none."""
+        self.result, self._check = result, check
         result.begun = time.time()
         self._began = time.monotonic()
 
@@ -34,6 +35,7 @@ class Watch:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Note what is done inside as a phase, also if it fails."""
+        self._check()
         begin = self.seconds
         try:
             yield
