@@ -55,6 +55,34 @@ def test_a_baseline_has_one_cell_for_all_that_it_ignores(describe: Describe) -> 
     assert cells[1].shown["block_size"] == 8192
 
 
+COMPARED = "[matrix]\nmethod = ['vmferry', 'cold']\n"
+SIMULATED = "[[matrix]\nhypervisor = 'simulation'\nmemory = 4096\ndisk_size = 4096\n"
+WITHOUT = f"{COMPARED}compression = 'none'\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "notes"),
+    [
+        (COMPARED, ["compression is auto for vmferry"]),
+        (f"{COMPARED}compression = 'lz4'\n", ["compression is lz4"]),
+        (f"{WITHOUT}limit = '8MiB/s'\n", ["a limit of 8.0 MiB/s"]),
+        (f"{COMPARED}limit = '8MiB/s'\n", ["compression is auto", "a limit of 8.0 MiB/s"]),
+        (WITHOUT, []),
+        (COMPARED.replace(", 'cold'", ""), []),
+        (f"{COMPARED}hypervisor = 'model'\nlimit = '8MiB/s'\n", []),
+        (f"[{COMPARED}{SIMULATED}".replace("[matrix]", "[matrix]]"), ["compression is auto"]),
+    ],
+)
+def test_what_vmferry_has_and_a_baseline_beside_it_lacks_is_noted(
+    describe: Describe, text: str, notes: list[str]
+) -> None:
+    cells = make_cells(describe(text))
+    ours, *others = (cell.notes for cell in cells)
+    assert len(ours) == len(notes)
+    assert all(note in found for note, found in zip(notes, ours, strict=True))
+    assert not any(others)
+
+
 def test_order_is_random_by_repetition_and_the_same_again(describe: Describe) -> None:
     text = MATRIX.replace("web", "video").replace("repetitions = 3", "repetitions = 20")
     definition = describe(text)
