@@ -17,7 +17,7 @@ from vmferry_lab.guest import WRITER_DISK
 from vmferry_lab.host import Host
 from vmferry_lab.layout import HOSTS
 
-__all__ = ["Ferry"]
+__all__ = ["Ferry", "clear_host"]
 
 _PORT = 7431
 _PATIENCE = 1200.0
@@ -48,8 +48,12 @@ class Ferry:
     def __init__(self, source: Host, destination: Host) -> None:
         self.source, self.destination = source, destination
         self.name = f"ferry-{secrets.token_hex(3)}"
-        self.folder = f"/root/{self.name}"
+        self.folder = _folder(self.name)
         self.disks: list[str] = []
+
+    @property
+    def _hosts(self) -> tuple[Host, Host]:
+        return self.source, self.destination
 
     @property
     def here(self) -> Domains:
@@ -64,7 +68,7 @@ class Ferry:
     def set_clocks(self) -> None:
         """Have both hosts agree on the time, so that the guest can tell its downtime."""
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(Host.set_clock, (self.source, self.destination)))
+            list(pool.map(Host.set_clock, self._hosts))
 
     def guest(
         self,
@@ -228,13 +232,20 @@ class Ferry:
     def close(self) -> None:
         """End and remove everything, wherever it is."""
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(self._clear, (self.source, self.destination)))
+            list(pool.map(lambda host: clear_host(host, self.name), self._hosts))
         for disk in self.disks:
             self.here.remove_disk(disk.rpartition("/")[2])
 
-    def _clear(self, host: Host) -> None:
-        host.run(f"pkill -9 -f '[m]igrate .*{self.folder}' || true")
-        for name in (self.name, f"{self.name}--incoming", f"{self.name}--migratedaway"):
-            host.guests.destroy(name)
-        host.run("migrate cleanup --hypervisor xen")
-        host.run(f"rm -rf {self.folder}")
+
+def _folder(name: str) -> str:
+    return f"/root/{name}"
+
+
+def clear_host(host: Host, name: str) -> None:
+    """End and remove on one host all that there is of a :class:`Ferry`, but for its disks."""
+    folder = _folder(name)
+    host.run(f"pkill -9 -f '[m]igrate .*{folder}|[x]l migrate {name} ' || true")
+    for each in (name, f"{name}--incoming", f"{name}--migratedaway"):
+        host.guests.destroy(each)
+    host.run("migrate cleanup --hypervisor xen")
+    host.run(f"rm -rf {folder}")

@@ -44,6 +44,7 @@ until grep -q '^ *{number}: cs:Connected .* ds:UpToDate/UpToDate ' /proc/drbd; d
     if grep -q '^ *{number}: cs:StandAlone ' /proc/drbd; then cat /proc/drbd >&2; exit 1; fi
     sleep 0.5
 done
+cat /proc/drbd
 """
 
 _INSIST = """\
@@ -86,17 +87,21 @@ class Mirror:
         for host in (self.source, self.destination):
             host.run(f"drbdsetup connect {self.name} {self._ends(host)} {_NET}")
 
-    def await_copy(self, *, timeout: float) -> None:
+    def await_copy(self, *, timeout: float) -> int:
         """Return once both disks are the same, by the word of both hosts.
 
         Args:
             timeout: seconds for each host.
 
+        Returns:
+            What :meth:`sent` gives at that time, without a command of its own.
+
         """
         script = _ALIKE.format(number=self.number)
         bounded = ["timeout", str(int(timeout)), "sh", "-c", script]
-        for host in (self.source, self.destination):
-            host.run(bounded, timeout=timeout + 60)
+        status = self.source.run(bounded, timeout=timeout + 60)
+        self.destination.run(bounded, timeout=timeout + 60)
+        return self._sent(status)
 
     def promote(self) -> None:
         """Let the destination write it, too, as it must for a guest that arrives."""
@@ -113,7 +118,9 @@ class Mirror:
 
     def sent(self) -> int:
         """Bytes of the disk that the source has sent, the copy and each write since."""
-        status = self.source.run("cat /proc/drbd")
+        return self._sent(self.source.run("cat /proc/drbd"))
+
+    def _sent(self, status: str) -> int:
         found = re.search(rf"^ *{self.number}: cs:.*\n +ns:(\d+)", status, re.MULTILINE)
         if found is None:
             raise LabError(f"{self.source.name} knows no {self.device}: {status}")

@@ -87,10 +87,14 @@ class Trial(Plugin[OptionsT], ABC, Generic[OptionsT]):
     Attributes:
         methods: ways other than vmferry's to move its guest, by name, each with one line on what
             it does.
+        tells_switch: whether ``status`` has ``switch_gap`` soon after the guest has gone on at the
+            destination. Experiments wait for it then, and a guest that does not go on has failed;
+            with other trials nobody can tell.
 
     """
 
     methods: ClassVar[Mapping[str, str]] = {}
+    tells_switch: ClassVar[bool] = False
 
     @classmethod
     def plan(cls, wish: TrialWish) -> TrialPlan:

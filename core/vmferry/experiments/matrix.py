@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from vmferry.errors import InputError, VmferryError
-from vmferry.experiments.backends import backend
+from vmferry.experiments.backends import VMFERRY, backend
 from vmferry.experiments.definition import Definition, Product
 from vmferry.experiments.nearest import unknown
 from vmferry.experiments.parameters import AXES, Parameters, show_value
@@ -22,6 +22,11 @@ __all__ = ["Cell", "Run", "make_cells", "order"]
 _MOST = 100_000
 _SHOWN = 10
 _DEFAULTS = Parameters()
+_FAVOURS = {
+    "compression": ("none", "compression is {} for vmferry, and baselines beside it have none"),
+    "limit": (0, "vmferry keeps to a limit of {}, and baselines beside it to none"),
+}
+"""Of axes that a baseline does not have: the value that is like it, and what else is noted."""
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +78,28 @@ def make_cells(definition: Definition) -> list[Cell]:
         raise InputError(_refusal(definition, refused))
     if not cells:
         raise InputError(f"{definition.path}: every cell of the matrix is excluded")
-    return list(cells.values())
+    return _noted(list(cells.values()))
+
+
+def _noted(cells: list[Cell]) -> list[Cell]:
+    """The cells; those of vmferry, which have all axes, note what a baseline beside them lacks."""
+    lacking: dict[str, set[str]] = {}
+    for cell in cells:
+        if cell.spec.parameters.method != VMFERRY:
+            lacking.setdefault(cell.spec.parameters.hypervisor, set()).update(cell.irrelevant)
+    return [
+        msgspec.structs.replace(cell, notes=(*cell.notes, *_unlike(cell, lacking)))
+        for cell in cells
+    ]
+
+
+def _unlike(cell: Cell, lacking: Mapping[str, set[str]]) -> Iterator[str]:
+    parameters = cell.spec.parameters
+    for axis, (usual, text) in _FAVOURS.items():
+        value = getattr(parameters, axis)
+        has = axis not in cell.irrelevant and value != usual
+        if has and axis in lacking.get(parameters.hypervisor, ()):
+            yield text.format(show_value(axis, value))
 
 
 def _combinations(definition: Definition) -> Iterator[dict[str, Any]]:

@@ -13,6 +13,7 @@ from vmferry.experiments.parameters import Parameters, cell_of
 
 __all__ = [
     "FIGURES",
+    "MEASURE",
     "Event",
     "Figure",
     "PhaseTime",
@@ -21,6 +22,10 @@ __all__ = [
     "RunSpec",
     "Series",
 ]
+
+MEASURE = 2
+"""Raised when a figure comes to mean something else, or is measured otherwise, so that runs of
+before are not pooled with those of after: they are other cells."""
 
 
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +44,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
         sample: seconds between samples.
         seed: start of the guest's random numbers.
         folder: folder below which the run makes its own; ``""`` is the system's temporary one.
+        measure: what its figures mean; rows that do not say are of ``1``.
 
     """
 
@@ -54,6 +60,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     sample: float = 0.1
     seed: int = 1
     folder: str = ""
+    measure: int = MEASURE
 
     @property
     def cell(self) -> str:
@@ -61,8 +68,6 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
         facts = msgspec.to_builtins(self)
         for name in ("seed", "folder", "timeout"):
             del facts[name]
-        if not self.load.fio:  # cells keep the identifiers they had before there was fio
-            del facts["load"]["fio"]
         return cell_of(facts)
 
 

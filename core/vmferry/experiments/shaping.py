@@ -170,9 +170,9 @@ class ShapedLink:
 
 
 @asynccontextmanager
-async def shaped(link: Link) -> AsyncIterator[ShapedLink]:
-    """A link that is there while inside."""
-    relays = ShapedLink(link)
+async def shaped(link: Link, seed: int = 1) -> AsyncIterator[ShapedLink]:
+    """A link that is there while inside; by ``seed`` it is decided what it loses."""
+    relays = ShapedLink(link, seed)
     try:
         yield relays
     finally:

@@ -114,6 +114,7 @@ class Sweep:
         try:
             async with aclosing(self.executor.results(placed, begin)) as results:
                 async for run, result in results:
+                    result.notes += [one for one in run.cell.notes if one not in result.notes]
                     database.end(self._rows.pop(run.position), result)
                     tally.done += result.outcome == "done"
                     tally.failed += result.outcome == "failed"

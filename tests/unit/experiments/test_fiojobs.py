@@ -13,8 +13,6 @@ from vmferry.experiments import fiojobs
 from vmferry.experiments.backends import backend_names
 from vmferry.experiments.fiojobs import job_notes, read_job
 from vmferry.experiments.matrix import make_cells
-from vmferry.experiments.parameters import Parameters
-from vmferry.experiments.results import RunSpec
 
 JOB = """\
 ; comments, and every way to write a section
@@ -132,10 +130,6 @@ def test_another_job_is_another_cell(describe: Describe, job: Path) -> None:
     job.write_text(JOB + "bs=8k\n")
     (second,) = make_cells(describe(EXPERIMENT.format("'xen'")))
     assert first.spec.cell != second.spec.cell
-
-
-def test_cells_without_fio_keep_their_identifiers() -> None:
-    assert RunSpec(parameters=Parameters()).cell == "bc5a9b16d67fc741"
 
 
 @pytest.mark.usefixtures("job")

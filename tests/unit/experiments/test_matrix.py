@@ -9,7 +9,7 @@ from pretending import Describe
 from vmferry.errors import InputError
 from vmferry.experiments.matrix import make_cells, order
 from vmferry.experiments.parameters import AXES, Parameters, show_value
-from vmferry.experiments.results import RunSpec
+from vmferry.experiments.results import MEASURE, RunSpec
 
 MATRIX = """
 [experiment]
@@ -53,6 +53,34 @@ def test_a_baseline_has_one_cell_for_all_that_it_ignores(describe: Describe) -> 
     assert [cell.spec.parameters.method for cell in cells] == ["vmferry", "vmferry", "cold"]
     assert cells[2].shown["block_size"] is None
     assert cells[1].shown["block_size"] == 8192
+
+
+COMPARED = "[matrix]\nmethod = ['vmferry', 'cold']\n"
+SIMULATED = "[[matrix]\nhypervisor = 'simulation'\nmemory = 4096\ndisk_size = 4096\n"
+WITHOUT = f"{COMPARED}compression = 'none'\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "notes"),
+    [
+        (COMPARED, ["compression is auto for vmferry"]),
+        (f"{COMPARED}compression = 'lz4'\n", ["compression is lz4"]),
+        (f"{WITHOUT}limit = '8MiB/s'\n", ["a limit of 8.0 MiB/s"]),
+        (f"{COMPARED}limit = '8MiB/s'\n", ["compression is auto", "a limit of 8.0 MiB/s"]),
+        (WITHOUT, []),
+        (COMPARED.replace(", 'cold'", ""), []),
+        (f"{COMPARED}hypervisor = 'model'\nlimit = '8MiB/s'\n", []),
+        (f"[{COMPARED}{SIMULATED}".replace("[matrix]", "[matrix]]"), ["compression is auto"]),
+    ],
+)
+def test_what_vmferry_has_and_a_baseline_beside_it_lacks_is_noted(
+    describe: Describe, text: str, notes: list[str]
+) -> None:
+    cells = make_cells(describe(text))
+    ours, *others = (cell.notes for cell in cells)
+    assert len(ours) == len(notes)
+    assert all(note in found for note, found in zip(notes, ours, strict=True))
+    assert not any(others)
 
 
 def test_order_is_random_by_repetition_and_the_same_again(describe: Describe) -> None:
@@ -129,5 +157,12 @@ def test_a_cell_is_what_its_names_stand_for_and_no_seed() -> None:
     spec = RunSpec(parameters=Parameters())
     assert msgspec.structs.replace(spec, seed=9, folder="/x", timeout=3.0).cell == spec.cell
     assert msgspec.structs.replace(spec, before=9.0).cell != spec.cell
+    assert spec.measure == MEASURE
+    assert msgspec.structs.replace(spec, measure=MEASURE - 1).cell != spec.cell
     policy = msgspec.structs.replace(spec.policy, max_rounds=1)
     assert msgspec.structs.replace(spec, policy=policy).cell != spec.cell
+
+
+def test_identifiers_stay_until_figures_mean_something_else() -> None:
+    known = {2: "3ca39d7276c17a25"}
+    assert RunSpec(parameters=Parameters()).cell == known[MEASURE]

@@ -163,6 +163,62 @@ def test_what_vmferry_does_not_always_have_is_said_of_those_to_which_it_matters(
     assert overview.common() == {"the runs to which it matters": matters}
 
 
+OTHERWISE = {
+    "before": 9.0,
+    "after": 9.0,
+    "load": {"write_rate": 9.0},
+    "options": {"trial": {"process": {"queue_depth": 3}}},
+    "lab": {"folder": "elsewhere"},
+    "model": {"latency": 9.0},
+    "measure": 1,
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+async def test_runs_under_other_circumstances_are_not_compared(
+    describe: Describe, name: str
+) -> None:
+    overview = await overview_of(describe)
+    one, other, _ = overview.groups
+    one.spec[name] = OTHERWISE[name]
+    ((_, ours),) = overview.pairs()
+    assert ours == [other]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("policy", {"max_rounds": 9}),
+        ("options", {"tracker": {"any": {"x": 3}}}),
+        ("seed", 9),
+        ("folder", "elsewhere"),
+        ("timeout", 9.0),
+    ],
+)
+async def test_what_makes_no_difference_to_a_baseline_parts_nothing(
+    describe: Describe, name: str, value: object
+) -> None:
+    overview = await overview_of(describe)
+    overview.groups[0].spec[name] = value
+    ((base, ours),) = overview.pairs()
+    assert len(ours) == 2
+    base.parameters["policy"] = overview.groups[1].parameters["policy"]
+    ((base, ours),) = overview.pairs()
+    assert len(ours) == (1 if name == "policy" else 2), "one that a policy makes a difference to"
+
+
+async def test_of_two_descriptions_in_one_database_each_has_its_own_baseline(
+    describe: Describe,
+) -> None:
+    for before in ("1s", "2s"):
+        definition = describe(MATRIX.replace("[matrix]", f"before = '{before}'\n[matrix]"))
+        await Sweep(definition, Pretender(), lambda *_: None).run()
+    with open_database(definition.database) as database:
+        pairs = load_overview(database).pairs()
+    found = [{group.spec["before"] for group in (base, *ours)} for base, ours in pairs]
+    assert sorted(found, key=min) == [{1.0}, {2.0}]
+
+
 async def test_failures_are_shown_and_not_averaged(describe: Describe) -> None:
     def fail_last(run: Run) -> Result:
         last = run.repetition == 4

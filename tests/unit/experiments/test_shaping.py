@@ -84,6 +84,14 @@ async def test_loss_slows_and_spoils_nothing(echo: int) -> None:
     assert seconds >= len(DATA) / Link(loss=0.01).rate_of_one
 
 
+async def test_what_is_lost_is_decided_by_the_seed() -> None:
+    lost = []
+    for seed in (1, 1, 2):
+        async with shaped(Link(loss=0.3), seed) as link:
+            lost.append([link._repair(1000) for _ in range(64)])
+    assert lost[0] == lost[1] != lost[2]
+
+
 async def test_a_target_that_is_gone_ends_the_connection() -> None:
     async with shaped(Link(latency=0.001)) as link:
         port = await link.through(1)

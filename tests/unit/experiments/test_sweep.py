@@ -84,6 +84,20 @@ async def test_more_repetitions_and_values_are_added_to_what_was_done(describe: 
     assert len(more.done) == 2 + 4
 
 
+async def test_what_was_noted_of_the_plan_is_kept_with_its_runs(describe: Describe) -> None:
+    definition = describe("[experiment]\nrepetitions = 1\n[matrix]\nmethod = ['vmferry', 'cold']\n")
+    (note,) = make_cells(definition)[0].notes
+
+    def noting(run: Run) -> Result:
+        return made_up(run, notes=["of the run", *run.cell.notes])
+
+    await Sweep(definition, Pretender(), nobody).run()
+    again = describe(definition.text.replace("'cold'", "'cold']\nblock_size = [8192"))
+    await Sweep(again, Pretender(result=noting), nobody).run()
+    found = {row.parameters["block_size"]: row.notes for row in rows(definition)}
+    assert found == {65536: [note], 8192: ["of the run", note], None: []}
+
+
 async def test_the_observer_hears_of_beginnings_and_ends(describe: Describe) -> None:
     heard: list[tuple[int, bool, int]] = []
 

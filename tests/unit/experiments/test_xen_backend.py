@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -124,8 +129,9 @@ class Mirror:
     def connect(self) -> None:
         self.said.append(("connect",))
 
-    def await_copy(self, *, timeout: float) -> None:
+    def await_copy(self, *, timeout: float) -> int:
         self.said.append(("await copy", timeout))
+        return 4096
 
     def promote(self) -> None:
         self.said.append(("promote",))
@@ -134,6 +140,8 @@ class Mirror:
         self.said.append(("part",))
 
     def sent(self) -> int:
+        self.said.append(("asked",))
+        time.sleep(0.2)
         return 4096 * len(self.said)
 
 
@@ -144,6 +152,7 @@ class Lab:
         self.said: list[Any] = []
         self.hosts = [Host("hosta", self.said), Host("hostb", self.said)]
         self.flavours = {"drbd", "storage"}
+        self.alone = ""
         self.up = True
 
     def is_up(self) -> bool:
@@ -172,6 +181,16 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
     found = Lab()
     monkeypatch.setattr(xen_lab, "lab_of", lambda spec: found)
     monkeypatch.setattr(xen._XenRun, "_ferry", lambda self: Ferry(found.said))
+
+    @contextmanager
+    def alone(self: xen._XenRun, interface: str) -> Iterator[None]:
+        found.alone = interface
+        try:
+            yield
+        finally:
+            found.alone = ""
+
+    monkeypatch.setattr(xen._XenRun, "_alone", alone)
     return found
 
 
@@ -199,6 +218,110 @@ async def test_vmferry_moves_a_guest_over_a_shaped_lan(lab: Lab) -> None:
     assert [one[0] for one in lab.said][-3:] == ["hosta", "hostb", "close"]
     assert (result.figures["pending"], result.figures["downtime_guest"]) == (4096, 1.5)
     assert ("source", "stop", 2.0) in [(one.role, one.name, one.seconds) for one in result.phases]
+
+
+async def test_a_clock_that_is_not_emulated_times_vmferry_too(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(self: Ferry, host: Any = None) -> int:
+        time.sleep(1.0 if host else 0.2)
+        return 0
+
+    monkeypatch.setattr(Ferry, "code", slow)
+    (ended,) = [one for one in (await perform(spec())).events if one.name == "command-ended"]
+    assert 0.2 <= ended.time < 1, "the destination's command is not waited for"
+    assert ended.facts["seconds"] == pytest.approx(ended.time, abs=0.001)
+
+
+@pytest.mark.parametrize("method", ["vmferry", "xl-drbd"])
+async def test_nobody_else_migrates_until_the_last_disk_is_removed(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    alone: list[str] = []
+    for kind, name in (
+        (Ferry, "serve"),
+        (Ferry, "start"),
+        (Ferry, "close"),
+        (Lab, "unmirror_disk"),
+    ):
+        monkeypatch.setattr(kind, name, lambda *_, **__: alone.append(lab.alone))
+    await perform(spec(method=method, latency=0.005))
+    assert alone == ["xenbr0"] * (3 if method == "xl-drbd" else 2)
+    assert lab.alone == ""
+
+
+class Slow(Ferry):
+    """Takes its time for the agent, whose end is not looked for until it is told to go on."""
+
+    begun = threading.Event()
+    go_on = threading.Event()
+
+    def serve(self, *words: str) -> None:
+        super().serve(*words)
+        self.begun.set()
+        assert self.go_on.wait(10)
+
+
+@pytest.fixture
+def slow(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> type[Slow]:
+    monkeypatch.setattr(xen._XenRun, "_ferry", lambda self: Slow(lab.said))
+    for name in ("begun", "go_on"):
+        monkeypatch.setattr(Slow, name, threading.Event())
+    return Slow
+
+
+async def test_a_run_that_takes_too_long_has_ended_when_the_next_begins(
+    lab: Lab, slow: type[Slow]
+) -> None:
+    limited = msgspec.structs.replace(spec(latency=0.005), timeout=0.1)
+    run = asyncio.create_task(perform(limited))
+    await asyncio.sleep(0.3)
+    assert not run.done(), "its thread still drives the hosts"
+    slow.go_on.set()
+    result = await run
+    assert "longer than 0.1 s" in result.error
+    assert lab.said[-1] == ("close",)
+    assert [one for one in lab.said if "qdisc del" in str(one)]
+    assert not [one for one in lab.said if one[0] == "guest"], "the next step was not begun"
+
+
+async def test_whoever_is_impatient_waits_too(lab: Lab, slow: type[Slow]) -> None:
+    run = asyncio.create_task(perform(spec()))
+    await asyncio.to_thread(slow.begun.wait, 10)
+    for _ in range(3):
+        run.cancel()
+        await asyncio.sleep(0.05)
+    assert not run.done()
+    slow.go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert lab.said[-1] == ("close",)
+
+
+async def test_a_run_that_is_stopped_does_not_pause_any_more(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = time.monotonic()
+    patient = msgspec.structs.replace(spec(), before=30.0, timeout=0.3)
+    result = await perform(patient)
+    assert "longer than 0.3 s" in result.error
+    assert time.monotonic() - began < 10
+    assert lab.said[-1] == ("close",)
+    assert not [one for one in lab.said if one[0] == "run"]
+
+
+async def test_no_phase_begins_after_the_run_was_stopped(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(self: Mirror, *, timeout: float) -> int:
+        time.sleep(0.5)
+        return 0
+
+    monkeypatch.setattr(Mirror, "await_copy", late)
+    result = await perform(msgspec.structs.replace(spec(method="xl-drbd"), timeout=0.2))
+    assert [one.name for one in result.phases] == ["sync"]
+    assert ("promote",) not in lab.said
+    assert lab.said[-1] == ("unmirror", "ferry-1")
 
 
 async def test_a_tracker_is_named_once(lab: Lab) -> None:
@@ -244,10 +367,14 @@ async def test_xl_moves_it_while_drbd_mirrors_its_disk(lab: Lab) -> None:
     assert lab.said[-2:] == [("close",), ("unmirror", "ferry-1")]
     names = [one.name for one in result.phases]
     assert names == ["sync", "promote", "migrate", "part"]
-    assert result.figures["total"] >= sum(one.seconds for one in result.phases)
+    last = result.phases[-1]
+    assert result.figures["total"] == last.begin + last.seconds
     assert result.figures["downtime_guest"] == 1.5
     copied, parted = result.events
-    assert 0 < copied.facts["sent"] < parted.facts["sent"]
+    assert copied.facts["sent"] == 4096
+    assert parted.facts["sent"] > 4096
+    assert in_order(lab.said, ("await copy", 600.0), ("promote",), ("part",), ("asked",))
+    assert lab.said.count(("asked",)) == 1, "nothing is asked while the move is timed"
 
 
 async def test_a_mirrored_disk_is_removed_after_a_failure(

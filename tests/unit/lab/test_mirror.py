@@ -30,8 +30,9 @@ class Host:
 
     def run(self, command: Any, **_: Any) -> str:
         self.said.append(command if isinstance(command, str) else " ".join(command))
-        answers = {"ls /sys/block": self.devices, "cat /proc/drbd": STATUS}
-        return answers.get(self.said[-1], "")
+        if "cat /proc/drbd\n" in f"{self.said[-1]}\n":
+            return STATUS
+        return self.devices if self.said[-1] == "ls /sys/block" else ""
 
     def make_disk(self, name: str, size: int) -> str:
         self.said.append(f"make {name} {size}")
@@ -91,7 +92,8 @@ def test_each_host_is_told_its_own_address_first(hosts: tuple[Any, Any]) -> None
 
 
 def test_both_hosts_are_asked_whether_the_disks_are_the_same(hosts: tuple[Any, Any]) -> None:
-    mirror(hosts).await_copy(timeout=60)
+    assert mirror(hosts).await_copy(timeout=60) == 65540 * 1024
+    assert [len(host.said) for host in hosts] == [1, 1], "what was sent costs no command"
     for host in hosts:
         assert host.said[0].startswith("timeout 60 sh -c ")
         assert "ds:UpToDate/UpToDate" in host.said[0]

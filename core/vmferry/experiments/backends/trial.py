@@ -13,7 +13,16 @@ from typing import Any, ClassVar, cast
 
 import msgspec
 
-from vmferry.api import Address, MoveLink, Options, Trial, TrialPlan, TrialWish, Verdict
+from vmferry.api import (
+    Address,
+    MoveLink,
+    Options,
+    Trial,
+    TrialPlan,
+    TrialStatus,
+    TrialWish,
+    Verdict,
+)
 from vmferry.errors import HypervisorError, InputError, PluginNotFound
 from vmferry.experiments.backends.base import VMFERRY, Backend
 from vmferry.experiments.backends.command import agent_words, source_words
@@ -34,6 +43,9 @@ __all__ = ["TrialBackend", "TrialRun"]
 _SECONDS = 8.0
 _RATE = 200 << 20
 _START = 60.0
+_GOES_ON = 60.0
+"""Seconds in which a guest that was moved must be heard of."""
+_POLL = 0.05
 _LINKED = ("tcp", "zeromq")
 """Transports over one TCP port, in front of which a shaped link can be put."""
 _VERDICT = ("acknowledged", "checked", "lost", "wrong", "bad_reads", "bad_memory")
@@ -82,7 +94,7 @@ class TrialBackend(Backend):
 
     def one_run(self, trial: Trial[Any], spec: RunSpec, folder: Path, result: Result) -> TrialRun:
         """What is done with the trial."""
-        return TrialRun(trial, spec, folder, result)
+        return TrialRun(trial, spec, folder, result, tells_switch=self.kind(spec).tells_switch)
 
     def plan(self, spec: RunSpec) -> TrialPlan:
         """How the trial is what a run wants; raises ``InputError`` if it cannot be."""
@@ -164,8 +176,17 @@ async def _listen_once(scheme: str, options: OptionTable) -> None:
 class TrialRun:
     """One guest and its move."""
 
-    def __init__(self, trial: Trial[Any], spec: RunSpec, folder: Path, result: Result) -> None:
+    def __init__(
+        self,
+        trial: Trial[Any],
+        spec: RunSpec,
+        folder: Path,
+        result: Result,
+        *,
+        tells_switch: bool = False,
+    ) -> None:
         self.trial, self.spec, self.folder, self.result = trial, spec, folder, result
+        self.tells_switch = tells_switch
 
     async def play(self) -> None:
         """From the guest's start to the verdict."""
@@ -176,8 +197,9 @@ class TrialRun:
                 location = await self._migrate(guest)
             else:
                 location = await self._move()
+            await self._goes_on()
             await asyncio.sleep(self.spec.after)
-            await self._ask_downtime()
+        _judge_errors(await self.trial.status())
         self._judge(await self.trial.verdict(location))
 
     def watched(self) -> AbstractAsyncContextManager[None]:
@@ -198,7 +220,7 @@ class TrialRun:
         serve = agent_words(spec, folder, self.trial.host_options("destination"))
         async with (
             Child.migrate(serve, listener.destination, "the destination's agent") as agent,
-            shaped(Link.of(spec.parameters)) as link,
+            shaped(Link.of(spec.parameters), spec.seed) as link,
         ):
             said = await agent.until(lambda event: event.get("name") == "listening", _START)
             url = await _through(said["facts"]["address"], link)
@@ -211,15 +233,31 @@ class TrialRun:
             except TimeoutError:
                 raise ChildFailed("the destination's agent does not end") from None
 
-    async def _ask_downtime(self) -> None:
-        """Take the guest's own word for its downtime if the agents do not know it."""
+    async def _goes_on(self) -> None:
+        """Hear of the guest, however it was moved: its word for its downtime if none is known."""
+        gap = await self._gap()
         if self.result.figures.get("downtime_guest") is None:
-            self.result.figures["downtime_guest"] = (await self.trial.status()).switch_gap
+            self.result.figures["downtime_guest"] = gap
+
+    async def _gap(self) -> float | None:
+        """How long it stood still; raises ``HypervisorError`` if it could tell and does not."""
+        if not self.tells_switch:
+            return (await self.trial.status()).switch_gap
+        try:
+            async with asyncio.timeout(_GOES_ON):
+                while True:
+                    if (gap := (await self.trial.status()).switch_gap) is not None:
+                        return gap
+                    await asyncio.sleep(_POLL)
+        except TimeoutError:
+            raise HypervisorError(
+                f"the guest was moved, and in {_GOES_ON:g} s nothing is heard of it"
+            ) from None
 
     async def _move(self) -> str:
         """Have the trial move it; returns where its disk is."""
         parameters, result = self.spec.parameters, self.result
-        async with shaped(Link.of(parameters)) as link:
+        async with shaped(Link.of(parameters), self.spec.seed) as link:
             result.begun = time.time()
             moved = await self.trial.move(
                 parameters.method, MoveLink(parameters.bandwidth, link.through)
@@ -245,6 +283,12 @@ class TrialRun:
         ]
         if amiss:
             raise HypervisorError(f"data was lost or is wrong: {', '.join(amiss)}")
+
+
+def _judge_errors(status: TrialStatus) -> None:
+    """Raise ``HypervisorError`` if the guest was given I/O errors."""
+    if status.errors:
+        raise HypervisorError(f"the guest was given {status.errors} I/O errors")
 
 
 def _arrived_disk(pool: Path) -> Path:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Any, ClassVar
 
 from vmferry.api import Load
@@ -20,7 +21,7 @@ from vmferry.experiments.backends.xen_lab import check_lab, open_lab, shaped_hos
 from vmferry.experiments.facts import versions
 from vmferry.experiments.fiojobs import job_notes
 from vmferry.experiments.listening import Listener
-from vmferry.experiments.results import Result, RunSpec
+from vmferry.experiments.results import Event, Result, RunSpec
 from vmferry.units import MIB
 
 __all__ = ["XenBackend"]
@@ -72,25 +73,47 @@ class XenBackend(Backend):
         return _SECONDS + spec.before + spec.after + fio + 3 * spec.parameters.disk_size / _RATE
 
     async def run(self, spec: RunSpec, result: Result) -> None:
-        """In a thread: the laboratory's interface waits."""
+        """In a thread: the laboratory's interface waits. Cancelled, it ends when the thread has."""
         result.notes += self.check(spec)
         result.versions = versions()
-        await asyncio.to_thread(_XenRun(open_lab(spec), spec, result).play)
+        run = _XenRun(open_lab(spec), spec, result)
+        thread = asyncio.create_task(asyncio.to_thread(run.play))
+        try:
+            await asyncio.shield(thread)
+        except asyncio.CancelledError:
+            run.stopped.set()
+            await _ended(thread)
+            raise
+
+
+async def _ended(thread: asyncio.Task[None]) -> None:
+    """Wait, whoever cancels that: the next run needs the hosts that the thread still drives."""
+    while not thread.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([thread])
+    if not thread.cancelled():
+        thread.exception()  # seen: why it ended is of no interest any more
 
 
 class _XenRun:
-    """One guest and its move, step by step; blocks."""
+    """One guest and its move, step by step; blocks.
+
+    Attributes:
+        stopped: set by another thread, ends it before the next step.
+
+    """
 
     def __init__(self, lab: Any, spec: RunSpec, result: Result) -> None:
         self.lab, self.spec, self.result = lab, spec, result
         self.here, self.there = lab.xen_hosts()[:2]
         self.booted = 0.0
+        self.stopped = threading.Event()
 
     def play(self) -> None:
         """From the guest's start to the verdict; everything is removed at the end."""
         self.result.host = {"kernel": self.here.run("uname -r").strip(), "emulated": True}
         ferry, interface = self._ferry(), lab_options(self.spec).interface
-        with ExitStack() as leftovers:
+        with self._alone(interface), ExitStack() as leftovers:
             baseline = self._baseline(ferry.name)
             if baseline is not None:
                 leftovers.callback(baseline.remove_disks)
@@ -100,10 +123,27 @@ class _XenRun:
                     self._by_vmferry(ferry)
                 else:
                     self._by_xl(ferry, baseline)
-            time.sleep(self.spec.after)
+            self._pause(self.spec.after)
             if self.spec.load.fio:
                 self._judge_fio(ferry.name)
+                self._check()
             self._judge(self.there.guests.verdict(ferry.name))
+
+    def _check(self) -> None:
+        if self.stopped.is_set():
+            raise HypervisorError("the run was stopped")
+
+    def _pause(self, seconds: float) -> None:
+        self.stopped.wait(seconds)
+        self._check()
+
+    def _alone(self, interface: str) -> AbstractContextManager[None]:
+        from vmferry_lab.leftovers import (  # type: ignore[import-untyped, unused-ignore]
+            one_migration,
+        )
+
+        alone: AbstractContextManager[None] = one_migration(self.lab, interface)
+        return alone
 
     def _baseline(self, name: str) -> Baseline | None:
         kind = BASELINES.get(self.spec.parameters.method)
@@ -119,22 +159,30 @@ class _XenRun:
         listener = Listener(self.result)
         tracker = spec.parameters.tracker
         ferry.serve("--once", "--json", *plugin_words(spec, "volume"))
+        self._check()
         ferry.guest(size=spec.parameters.disk_size, **writer_of(spec))
         ferry.listening()
         self._settle(ferry)
+        began = time.monotonic()
         ferry.run("blkback" if tracker == "auto" else tracker, *_words(spec))
         code = ferry.code()
+        seconds = time.monotonic() - began
         _hear(ferry.log(self.here), listener.source)
         if code == 0:
             ferry.code(self.there)
         _hear(ferry.log(self.there), listener.destination)
         listener.conclude()
+        # by the clock that times the baselines; the total is by that of an emulated host
+        facts = {"seconds": round(seconds, 3)}
+        self.result.events.append(
+            Event(time=seconds, role="source", name="command-ended", facts=facts)
+        )
         if code:
             raise HypervisorError(f"migrate run ended with code {code}: {_last(ferry, self.here)}")
 
     def _settle(self, ferry: Any) -> None:
         """Let the guest run, and forget how long it stood still until now."""
-        time.sleep(self.spec.before)
+        self._pause(self.spec.before)
         ferry.set_clocks()
         if self.spec.load.fio:
             self.booted = self.here.guests.booted(ferry.name)
@@ -144,9 +192,9 @@ class _XenRun:
         ferry.start(baseline.make_disks(), **writer_of(self.spec))
         self._settle(ferry)
         before = self._transmitted()
-        watch = Watch(self.result)
+        watch = Watch(self.result, self._check)
         baseline.move(watch)
-        self.result.figures |= {"total": watch.seconds, "pending": 0}
+        self.result.figures |= {"total": watch.total, "pending": 0}
         self.result.figures["sent"] = self._transmitted() - before
         self.result.notes.append("sent is all that the source put on its network, headers too")
 

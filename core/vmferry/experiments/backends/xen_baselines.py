@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -16,8 +16,9 @@ __all__ = ["BASELINES", "Baseline", "Watch"]
 class Watch:
     """Times of a move that begins now."""
 
-    def __init__(self, result: Result) -> None:
-        self.result = result
+    def __init__(self, result: Result, check: Callable[[], None] = lambda: None) -> None:
+        """Begin; ``check`` is called before each phase, and raises if there is to be none."""
+        self.result, self._check = result, check
         result.begun = time.time()
         self._began = time.monotonic()
 
@@ -26,9 +27,15 @@ class Watch:
         """How long the move has taken so far."""
         return time.monotonic() - self._began
 
+    @property
+    def total(self) -> float:
+        """Seconds until the end of the last phase: what is looked up afterwards is no move."""
+        return max((one.begin + one.seconds for one in self.result.phases), default=0.0)
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Note what is done inside as a phase, also if it fails."""
+        self._check()
         begin = self.seconds
         try:
             yield
@@ -117,9 +124,8 @@ class Mirrored(Baseline):
         with watch.phase("sync"):
             for mirror in self._mirrors:
                 mirror.connect()
-            for mirror in self._mirrors:
-                mirror.await_copy(timeout=self.timeout)
-        watch.note("disk-copied", sent=self._sent())
+            sent = [mirror.await_copy(timeout=self.timeout) for mirror in self._mirrors]
+        watch.note("disk-copied", sent=sum(sent))
         with watch.phase("promote"):
             for mirror in self._mirrors:
                 mirror.promote()
@@ -127,11 +133,7 @@ class Mirrored(Baseline):
         with watch.phase("part"):
             for mirror in self._mirrors:
                 mirror.part()
-        watch.note("disk-parted", sent=self._sent())
-
-    def _sent(self) -> int:
-        """Bytes of the disks."""
-        return sum(mirror.sent() for mirror in self._mirrors)
+        watch.note("disk-parted", sent=sum(mirror.sent() for mirror in self._mirrors))
 
     def remove_disks(self) -> None:
         """Remove them from both hosts."""

@@ -17,6 +17,9 @@ from vmferry.units import format_duration, format_size
 
 __all__ = ["COLUMNS", "Column", "Group", "Overview", "load_overview"]
 
+_ALIKE = ("load", "before", "after", "lab", "model", "measure")
+"""What a baseline's runs and vmferry's have in common besides axes, or are not compared."""
+
 
 class Group(msgspec.Struct, kw_only=True):
     """A cell and its runs.
@@ -24,6 +27,7 @@ class Group(msgspec.Struct, kw_only=True):
     Attributes:
         cell: its identifier.
         parameters: its value on each axis, ``None`` where that makes no difference.
+        spec: what its runs were done with, as it is stored.
         runs: those that were done, one for each repetition.
         failed: those that failed and were not done at another attempt.
         attempts: all there were.
@@ -33,6 +37,7 @@ class Group(msgspec.Struct, kw_only=True):
 
     cell: str
     parameters: dict[str, Any]
+    spec: dict[str, Any] = {}
     runs: list[RunRow] = []
     failed: list[RunRow] = []
     attempts: int = 0
@@ -109,7 +114,15 @@ def _comparable(base: Group, group: Group) -> bool:
         value is None or group.parameters[axis] in (None, value)
         for axis, value in base.parameters.items()
         if axis != "method"
-    )
+    ) and _circumstances(base, base) == _circumstances(base, group)
+
+
+def _circumstances(base: Group, group: Group) -> list[Any]:
+    """What a group's spec says beside the axes, of that which makes a difference to ``base``."""
+    spec = group.spec
+    policy = None if base.parameters.get("policy") is None else spec.get("policy")
+    trial = spec.get("options", {}).get("trial")
+    return [policy, trial or None, *(spec.get(name) for name in _ALIKE)]
 
 
 class Column(NamedTuple):
@@ -145,7 +158,8 @@ def load_overview(database: Database, cells: Iterable[str] | None = None) -> Ove
     for run in load_runs(database):
         if wanted is not None and run.cell not in wanted:
             continue
-        groups.setdefault(run.cell, Group(cell=run.cell, parameters=run.parameters)).attempts += 1
+        new = Group(cell=run.cell, parameters=run.parameters, spec=run.spec)
+        groups.setdefault(run.cell, new).attempts += 1
         repetitions.setdefault((run.cell, run.repetition), []).append(run)
     for (cell, _), attempts in sorted(repetitions.items()):
         _settle(groups[cell], attempts)

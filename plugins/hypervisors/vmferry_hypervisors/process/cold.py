@@ -1,8 +1,8 @@
 """Moving a process guest while it is stopped: what vmferry is compared with.
 
-The destination's process is started first, as an operator would prepare it. Then the guest finishes
-what it has under way and stands still, all of its disk and memory is sent over one TCP connection,
-and it goes on. Nothing is compressed and nothing verified.
+First the destination's process is started, while the guest still runs; the move includes that, as
+vmferry's does. Then the guest finishes what it has under way and stands still, all of its disk and
+memory is sent over one TCP connection, and it goes on. Nothing is compressed and nothing verified.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ async def move_cold(
         HypervisorError: the guest does not obey, or the copy broke off.
 
     """
+    began = time.monotonic()
     definition = source.definition()
     (attached,) = definition.disks
     disk, copy = Path(attached.disk.location), state / "disk0.raw"
@@ -46,7 +47,7 @@ async def move_cold(
     arriving = msgspec.structs.replace(definition, disks=(AttachedDisk(local, f"file:{copy}"),))
     copy.touch()
     there = await asyncio.to_thread(launch, state, arriving, incoming=True)
-    began = time.monotonic()
+    prepared = time.monotonic()
     await call(source.path, Command("quiesce"), timeout)
     await call(source.path, Command("suspend"), timeout)
     await daemon.stop()
@@ -59,8 +60,13 @@ async def move_cold(
     await asyncio.to_thread(source.kill)
     await asyncio.to_thread(source.remove)
     return Moved(
-        phases={"stop": stopped - began, "copy": copied - stopped, "start": ended - copied},
-        downtime=ended - began,
+        phases={
+            "prepare": prepared - began,
+            "stop": stopped - prepared,
+            "copy": copied - stopped,
+            "start": ended - copied,
+        },
+        downtime=ended - prepared,
         guest_downtime=there.registers().switch_gap,
         sent=sent,
         location=str(copy),

@@ -89,6 +89,7 @@ class ProcessTrial(Trial[TrialOptions]):
     methods: ClassVar[Mapping[str, str]] = {
         COLD: "stopped, copied whole over one connection, started again"
     }
+    tells_switch: ClassVar[bool] = True
 
     @classmethod
     def plan(cls, wish: TrialWish) -> TrialPlan:
