@@ -83,8 +83,7 @@ class QemuBackend(TrialBackend):
     def one_run(self, trial: Trial[Any], spec: RunSpec, folder: Path, result: Result) -> TrialRun:
         """With fio, its reports are heard."""
         kind = _FioRun if spec.load.fio else TrialRun
-        # either guest, when it runs, says a word every few milliseconds on its serial line
-        return kind(trial, spec, folder, result, tells_switch=True)
+        return kind(trial, spec, folder, result)
 
 
 def _guest_files(spec: RunSpec) -> Any:

@@ -94,7 +94,7 @@ class TrialBackend(Backend):
 
     def one_run(self, trial: Trial[Any], spec: RunSpec, folder: Path, result: Result) -> TrialRun:
         """What is done with the trial."""
-        return TrialRun(trial, spec, folder, result, tells_switch=self.kind(spec).tells_switch)
+        return TrialRun(trial, spec, folder, result)
 
     def plan(self, spec: RunSpec) -> TrialPlan:
         """How the trial is what a run wants; raises ``InputError`` if it cannot be."""
@@ -176,17 +176,8 @@ async def _listen_once(scheme: str, options: OptionTable) -> None:
 class TrialRun:
     """One guest and its move."""
 
-    def __init__(
-        self,
-        trial: Trial[Any],
-        spec: RunSpec,
-        folder: Path,
-        result: Result,
-        *,
-        tells_switch: bool = False,
-    ) -> None:
+    def __init__(self, trial: Trial[Any], spec: RunSpec, folder: Path, result: Result) -> None:
         self.trial, self.spec, self.folder, self.result = trial, spec, folder, result
-        self.tells_switch = tells_switch
 
     async def play(self) -> None:
         """From the guest's start to the verdict."""
@@ -241,7 +232,7 @@ class TrialRun:
 
     async def _gap(self) -> float | None:
         """How long it stood still; raises ``HypervisorError`` if it could tell and does not."""
-        if not self.tells_switch:
+        if not self.trial.tells_switch:
             return (await self.trial.status()).switch_gap
         try:
             async with asyncio.timeout(_GOES_ON):

@@ -89,6 +89,7 @@ class TwoHosts(Trial[GuestOptionsT]):
     """The guest's QEMUs, its disks, and the recorder of its serial line."""
 
     api_version = 1
+    tells_switch: ClassVar[bool] = True
     methods: ClassVar[Mapping[str, str]] = {
         MIRROR: "QEMU's blockdev-mirror until both disks agree, then its memory migration"
     }
