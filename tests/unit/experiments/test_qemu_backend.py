@@ -40,6 +40,8 @@ fio = "jobs.fio"
 class Guest:
     """A trial whose guest has booted 100 s before it is moved, and is then in its second pass."""
 
+    tells_switch = True
+
     def __init__(self) -> None:
         self.said: list[Any] = []
         self.here = [report(1, 90, 5), report(1, 95, 10, code=0), report(2, 99, 4)]
