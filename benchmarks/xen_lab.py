@@ -29,6 +29,7 @@ import click
 from vmferry.units import MIB
 from vmferry_lab import Host, Lab
 from vmferry_lab.ferry import Ferry
+from vmferry_lab.leftovers import one_migration
 
 TRACK = Path(__file__).with_name("xen_track.py")
 SETTLE = 5.0
@@ -44,11 +45,12 @@ def main() -> None:
 def _ferry() -> Iterator[Ferry]:
     lab = Lab(say=lambda line: print(line, file=sys.stderr))
     lab.up()
-    ferry = Ferry(lab.host("hosta"), lab.host("hostb"))
-    try:
-        yield ferry
-    finally:
-        ferry.close()
+    with one_migration(lab, "xenbr0"):
+        ferry = Ferry(lab.host("hosta"), lab.host("hostb"))
+        try:
+            yield ferry
+        finally:
+            ferry.close()
 
 
 @contextmanager

@@ -6,17 +6,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from vmferry_lab import Host
+from vmferry_lab import Lab
 from vmferry_lab.ferry import Ferry
+from vmferry_lab.leftovers import one_migration
 
 MIB = 1 << 20
 
 
 @pytest.fixture
-def ferry(hosta: Host, hostb: Host) -> Iterator[Ferry]:
-    made = Ferry(hosta, hostb)
-    yield made
-    made.close()
+def ferry(lab: Lab) -> Iterator[Ferry]:
+    with one_migration(lab, "xenbr0"):
+        made = Ferry(*lab.xen_hosts())
+        yield made
+        made.close()
 
 
 def judge(ferry: Ferry) -> None:

@@ -79,6 +79,7 @@ def test_nothing_is_lost_and_one_host_runs_the_guest_under_random_schedules(firs
 def test_what_serves_a_guests_disks_is_there_as_long_as_it_is_needed_and_no_longer(seed, without):
     """Schedules that are violated without what is named."""
     outcome = play_schedule(seed)
+    assert outcome.world.parameters.hypervisor.serves
     assert not outcome.violations, f"{without}\n{outcome.story()}"
 
 

@@ -68,7 +68,7 @@ class Afterwards:
         self._suspended = suspended
         self._pull: PullSource | None = None
         self._released = self._attached = False
-        self._destroying: asyncio.Task[None] | None = None
+        self._destroying: asyncio.Task[bool] | None = None
 
     async def wait_told(self) -> None:
         """Return once the destination has said that the guest runs."""
@@ -164,9 +164,9 @@ class Afterwards:
         self._destroying = asyncio.get_running_loop().create_task(self._destroy())
         await self._note(phase=Phase.PULL)
 
-    async def _destroy(self) -> None:
+    async def _destroy(self) -> bool:
         complaint = "the guest left behind at the source could not be removed"
-        await attempt(complaint, self._departure.destroy())
+        return await attempt(complaint, self._departure.destroy())
 
     async def _note(self, **fields: Any) -> None:
         """The commit is made: a journal that fails now is no reason to leave the guest alone."""
@@ -190,8 +190,13 @@ class Afterwards:
         """
         if self._destroying is not None:
             await asyncio.wait({self._destroying})
-        if self.local is not None:
+        if self.local is not None and self._removed:
             await self._note(phase=Phase.DONE, outcome="done")
+
+    @property
+    def _removed(self) -> bool:
+        removing = self._destroying
+        return removing is None or (not removing.cancelled() and removing.result())
 
     async def _serve(self, link: Link, sender: Sender, left: Sequence[DirtyMap]) -> None:
         self._pull = PullSource(

@@ -19,6 +19,7 @@ from vmferry.engine.afterwards import Afterwards
 from vmferry.engine.attempt import attempt
 from vmferry.engine.choosing import codec_names, make_sender
 from vmferry.engine.disks import SourceDisk
+from vmferry.engine.epochs import last_change
 from vmferry.engine.journal import JobRecord, unpacked
 from vmferry.engine.meter import Meter
 from vmferry.engine.opening import open_disks
@@ -84,8 +85,10 @@ class ResumedJob:
             MigrationError: it could not be; it can be tried again.
 
         """
-        departure = await self._hypervisor.recover(self._guest)
         try:
+            if self.committed and await self._has_changed_since():
+                return await self._leave_alone()
+            departure = await self._hypervisor.recover(self._guest)
             if not self.committed:
                 await self._take_back(departure)
                 return self._finished("failed", "the migration was given up; the guest runs here")
@@ -96,6 +99,19 @@ class ResumedJob:
         return self._finished("done", "", after)
 
     # -- after the commit
+
+    async def _has_changed_since(self) -> bool:
+        """Whether the guest has come here again, or left again, by a later agreement."""
+        name, epoch = self._guest.name, self._record.epoch
+        return await last_change(self._services, name, above=epoch) is not None
+
+    async def _leave_alone(self) -> Summary:
+        """What is here of a guest of that name is not this job's any more."""
+        await self._note_done()
+        return self._finished("done", "")
+
+    async def _note_done(self) -> None:
+        await self._services.journal.update(self.job, phase=Phase.DONE, outcome="done")
 
     async def _end(self, departure: Departure) -> Afterwards | None:
         """Go on, or note that it is over there if the disks have gone with the guest already."""
@@ -109,7 +125,7 @@ class ResumedJob:
             if account.outcome != "done":
                 raise
         await departure.destroy()
-        await self._services.journal.update(self.job, phase=Phase.DONE, outcome="done")
+        await self._note_done()
         return None
 
     async def _go_on(self, departure: Departure) -> Afterwards:

@@ -80,3 +80,30 @@ async def test_a_stop_that_is_not_waited_for_is_taken_back(qemu, monkeypatch, er
         async with Pivots(qemu.qmp, {}, direct=False).held(arriving()):
             pytest.fail("nothing may be exchanged in a guest that may run")
     assert await state(qemu) == (True, False)
+
+
+async def test_a_monitor_that_does_not_answer_is_asked_again(qemu, monkeypatch):
+    """While a ``stop`` writes out what is under way, QEMU answers nothing."""
+    real, silent = Qmp.execute, [True, True]
+
+    async def execute(self, command, *args, **more):
+        if command == "query-named-block-nodes" and silent and await is_held(real):
+            silent.pop()
+            raise QmpTimeout("made up")
+        return await real(self, command, *args, **more)
+
+    async def is_held(ask):
+        return not (await ask(qemu.qmp, "query-status"))["running"]
+
+    monkeypatch.setattr(Qmp, "execute", execute)
+    async with Pivots(qemu.qmp, {}, direct=False).held(arriving()):
+        pass
+    assert not silent
+    assert await state(qemu) == (True, False)
+
+
+async def test_a_mark_that_an_agent_has_left_is_in_nobodys_way(qemu):
+    await qemu.qmp.execute("blockdev-add", driver="null-co", node_name="vmferry-held", size=512)
+    async with Pivots(qemu.qmp, {}, direct=False).held(arriving()):
+        assert await state(qemu) == (False, True)
+    assert await state(qemu) == (True, False)

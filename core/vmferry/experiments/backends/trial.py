@@ -190,8 +190,9 @@ class TrialRun:
                 location = await self._move()
             await self._goes_on()
             await asyncio.sleep(self.spec.after)
-        _judge_errors(await self.trial.status())
+        status = await self.trial.status()
         self._judge(await self.trial.verdict(location))
+        _judge_errors(status)
 
     def watched(self) -> AbstractAsyncContextManager[None]:
         """What notes meanwhile how the guest is doing."""

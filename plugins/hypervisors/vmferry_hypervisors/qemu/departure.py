@@ -293,6 +293,12 @@ class QemuDeparture(Departure):
         except TimeoutError:
             raise HypervisorError(f"guest {self._name}: its QEMU {what}") from None
 
+    async def runs(self) -> bool:
+        """Whether the guest runs in this QEMU; it does not in one that has ended."""
+        with contextlib.suppress(QmpLost):
+            return bool((await self._qmp.execute("query-status"))["running"])
+        return False
+
     async def destroy(self) -> None:
         """End QEMU, once nobody reads the disks through it any more.
 

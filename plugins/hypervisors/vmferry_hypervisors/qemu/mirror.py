@@ -8,6 +8,7 @@ memory is sent, and the mirrors are ended while the guest stands still
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from vmferry.errors import HypervisorError
 from vmferry_hypervisors.qemu.launch import fill_command, start_qemu
 from vmferry_hypervisors.qemu.remains import quit_qemu
 from vmferry_support.commands import CommandFailed, CommandMissing, run
-from vmferry_support.qmp import Listener, Qmp
+from vmferry_support.qmp import Listener, Qmp, QmpRefused
 
 if TYPE_CHECKING:
     from vmferry_hypervisors.qemu.two_hosts import GuestOptions, TwoHosts
@@ -32,7 +33,6 @@ __all__ = ["MIRROR", "move_by_mirror"]
 MIRROR = "qemu-mirror"
 _UUID = "00000000-0000-0000-0000-000000000001"
 _GRANULARITY = 4096
-_POLL = 0.05
 _CAPABILITIES = ("events", "return-path", "pause-before-switchover")
 
 
@@ -45,7 +45,7 @@ async def move_by_mirror(trial: TwoHosts[Any], link: MoveLink) -> Moved:
     Cancelled before the disks agree, it ends the mirrors and leaves the guest running where it is.
 
     Raises:
-        HypervisorError: QEMU refused or failed, or the guest is not heard of again.
+        HypervisorError, QmpError: QEMU refused or failed.
 
     """
     copies = {name: trial.folder / f"copy-{name}.raw" for name in trial.disks}
@@ -62,7 +62,6 @@ async def move_by_mirror(trial: TwoHosts[Any], link: MoveLink) -> Moved:
     return Moved(
         phases={"prepare": prepared, **phases},
         downtime=moving.downtime,
-        guest_downtime=await _gap(trial),
         sent=moving.sent,
         location=str(copies["disk0"]),
     )
@@ -149,30 +148,31 @@ class _Mirror:
         here = {"host": "127.0.0.1", "port": port}
         await self._there.execute("nbd-server-start", addr={"type": "inet", "data": here})
         server = {"type": "inet", **here, "port": str(await self._link.through(int(port)))}
-        begun: list[str] = []
         try:
             for disk in self._disks:
                 await self._copy(disk, server)
-                begun.append(disk)
             await _until_all(self._events, "BLOCK_JOB_READY", self._disks)
         except asyncio.CancelledError:
-            await self._give_up(begun)
+            await self._give_up()
             raise
         if (carried := await _sent_to(server["port"])) is not None:
-            self.sent = carried - await self._offsets()
+            self.sent = carried - sum((await self._jobs()).values())
 
-    async def _offsets(self) -> int:
-        """Bytes of the disks that the mirrors are done with: holes, too, which are not sent."""
-        return sum(job["offset"] for job in await self._source.execute("query-block-jobs"))
+    async def _jobs(self) -> dict[str, int]:
+        """The mirrors, and the bytes that each is done with: holes, too, which are not sent."""
+        jobs = await self._source.execute("query-block-jobs")
+        return {job["device"]: job["offset"] for job in jobs if job["device"] in self._disks}
 
-    async def _give_up(self, disks: Sequence[str]) -> None:
+    async def _give_up(self) -> None:
         """End mirrors as they are; what the destination has of the disks is of no use."""
-        for disk in disks:
+        jobs = await self._jobs()
+        for disk in jobs:
             await self._source.execute("block-job-cancel", device=disk, force=True)
-        if disks:
-            await _until_all(self._events, "BLOCK_JOB_CANCELLED", disks)
-        for disk in disks:
-            await self._source.execute("blockdev-del", node_name=_target(disk))
+        if jobs:
+            await _until_all(self._events, "BLOCK_JOB_CANCELLED", jobs)
+        for disk in self._disks:
+            with contextlib.suppress(QmpRefused):  # it has not come to that
+                await self._source.execute("blockdev-del", node_name=_target(disk))
 
     async def _copy(self, disk: str, server: Mapping[str, str]) -> None:
         """Begin to mirror a disk; the job has its name."""
@@ -211,10 +211,9 @@ class _Mirror:
             self._stopped = (await stops.wait(timeout=None)).at
 
     async def _switch(self) -> None:
-        offsets = await self._offsets()
         for disk in self._disks:
             await self._source.execute("block-job-cancel", device=disk)
-        await _until_all(self._events, "BLOCK_JOB_COMPLETED", self._disks)
+        ended = await _until_all(self._events, "BLOCK_JOB_COMPLETED", self._disks)
         await self._there.execute("nbd-server-stop")
         await self._source.execute("migrate-continue", state="pre-switchover")
         await _until(self._events, "MIGRATION", status="completed")
@@ -223,7 +222,7 @@ class _Mirror:
         self.downtime = asyncio.get_running_loop().time() - self._stopped
         ram = (await self._source.execute("query-migrate"))["ram"]
         if self.sent is not None:
-            self.sent += offsets + int(ram["transferred"])
+            self.sent += sum(int(data["offset"]) for data in ended) + int(ram["transferred"])
 
 
 def _free_port() -> int:
@@ -249,31 +248,21 @@ async def _until(events: Listener, name: str, **data: Any) -> None:
     await events.wait(is_it, timeout=None)
 
 
-async def _until_all(events: Listener, name: str, jobs: Iterable[str]) -> None:
-    """Wait for an event of each of the jobs, in whatever order they come."""
-    left = set(jobs)
+async def _until_all(events: Listener, name: str, jobs: Iterable[str]) -> list[Mapping[str, Any]]:
+    """Wait for an event of each of the jobs, in whatever order they come; returns their data."""
+    left, found = set(jobs), []
 
     def is_last(event: Any) -> bool:
         _check(event)
-        if event.name == name:
-            left.discard(event.data.get("device"))
+        if event.name == name and event.data.get("device") in left:
+            left.discard(event.data["device"])
+            found.append(event.data)
         return not left
 
     await events.wait(is_last, timeout=None)
+    return found
 
 
 def _check(event: Any) -> None:
     if event.data.get("status") == "failed" or event.data.get("error"):
         raise HypervisorError(f"QEMU's migration failed: {event.name} {event.data}")
-
-
-async def _gap(trial: TwoHosts[Any]) -> float:
-    """How long the guest said nothing between its last word there and its first here."""
-    try:
-        async with asyncio.timeout(trial.options.timeout):
-            while True:
-                if (gap := (await trial.status()).switch_gap) is not None:
-                    return gap
-                await asyncio.sleep(_POLL)
-    except TimeoutError:
-        raise HypervisorError(f"guest {trial.options.guest} is not heard of any more") from None

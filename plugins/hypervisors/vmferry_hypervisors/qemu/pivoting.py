@@ -10,7 +10,7 @@ from vmferry.api.hypervisor import Arrival
 from vmferry.errors import HypervisorError
 from vmferry_hypervisors.qemu.disks import AttachedDisk
 from vmferry_support.outlast import finished
-from vmferry_support.qmp import Qmp, QmpError, QmpLost
+from vmferry_support.qmp import Qmp, QmpError, QmpLost, QmpTimeout
 
 __all__ = ["Pivots", "ReattachedArrival"]
 
@@ -42,6 +42,7 @@ class Pivots:
 
     async def _hold(self) -> None:
         """Pause the guest if it runs."""
+        await self.let_go()  # an agent that has ended may have been about to
         with contextlib.suppress(QmpLost):
             if (await self._qmp.execute("query-status"))["running"]:
                 mark = {"driver": "null-co", "node-name": _MARK, "size": 512}
@@ -49,12 +50,21 @@ class Pivots:
                 await self._qmp.execute("stop")
 
     async def let_go(self) -> None:
-        """Let a guest run that was paused for its disks, by whichever agent."""
+        """Let a guest run that was paused for its disks, by whichever agent.
+
+        A ``stop`` that still writes out what is under way keeps QEMU from answering: it is waited
+        for, however long it takes.
+        """
         with contextlib.suppress(QmpLost):
-            nodes = await self._qmp.execute("query-named-block-nodes", flat=True)
-            if any(node.get("node-name") == _MARK for node in nodes):
-                await self._qmp.execute("cont")
-                await self._qmp.execute("blockdev-del", node_name=_MARK)
+            while True:
+                with contextlib.suppress(QmpTimeout):
+                    return await self._let_go()
+
+    async def _let_go(self) -> None:
+        nodes = await self._qmp.execute("query-named-block-nodes", flat=True)
+        if any(node.get("node-name") == _MARK for node in nodes):
+            await self._qmp.execute("cont")
+            await self._qmp.execute("blockdev-del", node_name=_MARK)
 
     async def pivot(self, disk: ArrivingDisk) -> None:
         """Exchange the export for the plain disk; see ``disks``."""

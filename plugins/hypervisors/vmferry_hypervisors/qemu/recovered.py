@@ -40,6 +40,16 @@ class RecoveredDeparture(Departure):
         await self._departure.resume()
 
     async def destroy(self) -> None:
-        """End QEMU, if it is there."""
-        if self._departure is not None:
-            await self._departure.destroy()
+        """End QEMU, if it is there.
+
+        Raises:
+            HypervisorError: the guest runs here, though it was given away.
+
+        """
+        if self._departure is None:
+            return
+        if await self._departure.runs():
+            raise HypervisorError(
+                f"guest {self._name} runs here, though it was given away: look where it is to run"
+            )
+        await self._departure.destroy()

@@ -18,7 +18,7 @@ from vmferry.api.volume import Access
 from vmferry.errors import VolumeBusy, VolumeError
 from vmferry_support.outlast import finished
 from vmferry_support.qmp import Qmp
-from vmferry_volumes.claim import claim_device, claim_file
+from vmferry_volumes.claim import claim_file
 from vmferry_volumes.disks import OpenDisk, open_disk
 from vmferry_volumes.raw_volume import RawVolume
 from vmferry_volumes.threads import acquire, in_thread
@@ -36,8 +36,8 @@ Json = Mapping[str, Any]
 class PlainVolume(RawVolume):
     """The file, and all that must be undone when it is closed.
 
-    It is read on when QEMU has ended, which has kept others from it until then: as long as nobody
-    else writes it, and from then on nobody else can.
+    It is read on when QEMU has ended, which has kept others from it until then: as long as no other
+    QEMU writes it, and from then on none can.
     """
 
     def __init__(self, disk: OpenDisk, qmp: Qmp, undo: AsyncExitStack) -> None:
@@ -58,9 +58,8 @@ class PlainVolume(RawVolume):
                 self._claim = await acquire(self._claimed, os.close)
 
     def _claimed(self) -> int:
-        claim = claim_device if self._disk.is_device else claim_file
-        try:
-            return claim(f"/proc/self/fd/{self._disk.fd}")  # whatever has its name by now
+        try:  # QEMU locks devices as it does files
+            return claim_file(f"/proc/self/fd/{self._disk.fd}")  # whatever has its name by now
         except OSError as error:
             raise VolumeError(f"{self._disk.path} was let go of by QEMU: {error}") from error
         except VolumeBusy as error:
