@@ -152,9 +152,9 @@ class QemuDeparture(Departure):
         self._relay.start()
 
     async def _look(self) -> Mapping[str, Any]:
+        info = await self._migration.query()  # first: a QEMU that has ended breaks the relay, too
         if failure := self._relay.failure:
             raise failure
-        info = await self._migration.query()
         if ram := info.get("ram"):
             total = self._progress.total
             self._progress = MemoryProgress(

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Collection, Mapping
 from typing import Any, TypeVar
 
 from vmferry.errors import GuestStopped, HypervisorError
-from vmferry_hypervisors.qemu.relay import Relay
+from vmferry_hypervisors.qemu.relay import BrokenOff, Relay
 from vmferry_support.qmp import Event, Listener, Qmp, QmpLost
 
 __all__ = ["FAILED", "UNCARRIED", "Migration", "raced"]
@@ -19,15 +19,20 @@ FAILED = ("failed", "cancelled")
 UNCARRIED = ("postcopy-ram", "multifd", "x-colo", "block", "dirty-bitmaps", "rdma-pin-all")
 """Capabilities that need more than one ordered stream, or do otherwise what the engine does."""
 _EVENTS = ("MIGRATION", "SHUTDOWN", "STOP", "RESUME")
+_LAST_WORD = 1.0
+"""Seconds within which the monitor tells of the end of a QEMU, or of its migration, that has broken
+off the stream."""
 T = TypeVar("T")
 
 
 async def raced(work: Awaitable[T], relay: Relay) -> T:
-    """Do ``work``, but raise as soon as the relay breaks."""
+    """Do ``work``, but raise as soon as the relay breaks; if QEMU broke it, say what it says."""
     task = asyncio.ensure_future(work)
     watch = asyncio.ensure_future(relay.broken())
     try:
         await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if isinstance(relay.failure, BrokenOff):
+            await asyncio.wait({task}, timeout=_LAST_WORD)
         if not task.done():
             watch.result()
         return task.result()

@@ -9,7 +9,7 @@ import socket
 from vmferry.api.hypervisor import ByteStream
 from vmferry.errors import ConnectionLost
 
-__all__ = ["NoStream", "Relay", "socket_pair"]
+__all__ = ["BrokenOff", "NoStream", "Relay", "socket_pair"]
 
 _PIECE = 512 << 10
 _MUCH = 64 << 10
@@ -45,6 +45,10 @@ class NoStream:
 
     async def write_eof(self) -> None:
         """Nobody minds."""
+
+
+class BrokenOff(ConnectionLost):
+    """QEMU ended the stream: it, or its migration, has ended."""
 
 
 class Relay:
@@ -157,5 +161,5 @@ class Relay:
 def _told(failure: BaseException | None) -> BaseException | None:
     """A socket's error as what it means: the connection with QEMU ended."""
     if isinstance(failure, OSError):
-        return ConnectionLost(f"QEMU broke off its migration stream: {failure}")
+        return BrokenOff(f"QEMU broke off its migration stream: {failure}")
     return failure
