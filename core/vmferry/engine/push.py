@@ -48,6 +48,11 @@ def piece_size(limit: int, most: int, block_size: int) -> int:
     return min(most, max(_LEAST_PIECE, block_size, fitting))
 
 
+def _look_at(task: asyncio.Task[None]) -> None:
+    """Its failure counts as looked at, if it is not what is raised, whenever it comes."""
+    _ = task.cancelled() or task.exception()
+
+
 class Push:
     """The source's side of PUSH.
 
@@ -141,6 +146,7 @@ class Push:
             raise
         durable = self.sender.total.covered
         task = asyncio.get_running_loop().create_task(memory)
+        task.add_done_callback(_look_at)
         try:
             while not task.done():
                 await asyncio.wait({task}, timeout=self._settings.round_pause)
@@ -153,8 +159,6 @@ class Push:
             if not task.done():
                 task.cancel()
             await asyncio.wait({task})
-            if not task.cancelled():
-                task.exception()  # counts as looked at, if it is not what is raised
         task.result()
         if self.sender.total.covered != durable:
             await self.sender.barrier(durable=True)
