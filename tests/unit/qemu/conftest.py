@@ -32,7 +32,8 @@ class Qemu:
         return self
 
     async def start(self):
-        file = {"driver": "file", "filename": str(self.image), "discard": "unmap"}
+        driver = "host_device" if self.image.is_block_device() else "file"
+        file = {"driver": driver, "filename": str(self.image), "discard": "unmap"}
         top = {"driver": self.form, "node-name": "top", "discard": "unmap", "file": file}
         self.process = await asyncio.create_subprocess_exec(
             *("qemu-system-x86_64", "-nodefaults", "-nographic"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +26,20 @@ PIECE = 65536
 @pytest.fixture
 def form():
     return "raw"
+
+
+@pytest.fixture
+def loop_device(tmp_path):
+    backing = tmp_path / "backing"
+    backing.touch()
+    os.truncate(backing, 4 << 20)
+    made = subprocess.run(
+        ["losetup", "--find", "--show", str(backing)], capture_output=True, text=True, check=False
+    )
+    if made.returncode:
+        pytest.skip(f"no loop device: {made.stderr.strip()}")
+    yield Path(made.stdout.strip())
+    subprocess.run(["losetup", "--detach", made.stdout.strip()], check=True)
 
 
 async def opened(qemu, node="top"):
@@ -75,6 +91,22 @@ async def read_until_refused(volume):
 @pytest.mark.parametrize("machine", [("-S", "-device", "virtio-blk-pci,drive=top")])
 async def test_it_is_not_read_on_when_another_guest_has_it(qemu):
     async with await opened(qemu) as volume:
+        await qemu.kill()
+        await qemu.qmp.close()
+        await qemu.start()
+        with pytest.raises(VolumeError, match="written by another"):
+            await read_until_refused(volume)
+
+
+@pytest.mark.parametrize("machine", [("-S", "-device", "virtio-blk-pci,drive=top")])
+async def test_a_device_is_not_read_on_when_another_guest_has_it(qemu, loop_device):
+    await qemu.kill()
+    await qemu.qmp.close()
+    qemu.image = loop_device
+    await qemu.start()
+    async with await opened(qemu) as volume:
+        assert isinstance(volume, PlainVolume)
+        await read(volume, PIECE)
         await qemu.kill()
         await qemu.qmp.close()
         await qemu.start()
