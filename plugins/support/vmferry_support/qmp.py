@@ -22,12 +22,21 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from vmferry.errors import HypervisorError
-from vmferry_support.qmp_channel import Channel, Heard, Interrupted, Refused, Unreachable, shared
+from vmferry_support.qmp_channel import (
+    Absent,
+    Channel,
+    Heard,
+    Interrupted,
+    Refused,
+    Unreachable,
+    shared,
+)
 
 __all__ = [
     "Event",
     "Listener",
     "Qmp",
+    "QmpAbsent",
     "QmpError",
     "QmpLost",
     "QmpRefused",
@@ -61,6 +70,10 @@ class QmpError(HypervisorError):
     def __init__(self, message: str, command: str = "") -> None:
         self.command = command
         super().__init__(message)
+
+
+class QmpAbsent(QmpError):
+    """There is no monitor: its socket is missing, or nobody listens there."""
 
 
 class QmpRefused(QmpError):
@@ -161,13 +174,15 @@ class Qmp:
             appearing: QEMU was just started: wait for the socket to appear.
 
         Raises:
-            QmpError: nobody listens there, it is no QMP monitor, or another program has it.
+            QmpAbsent: nobody listens there.
+            QmpError: it is no QMP monitor, or another program has it.
 
         """
         try:
             return cls(await shared(path, timeout, appearing=appearing))
         except Unreachable as error:
-            raise QmpError(str(error)) from error
+            kind = QmpAbsent if isinstance(error, Absent) else QmpError
+            raise kind(str(error)) from error
 
     async def execute(
         self,

@@ -25,14 +25,19 @@ from qemu.qmp.message import Message
 
 from vmferry_support.unix import connect_unix, listener_of
 
-__all__ = ["Channel", "Heard", "Interrupted", "Refused", "Unreachable", "shared"]
+__all__ = ["Absent", "Channel", "Heard", "Interrupted", "Refused", "Unreachable", "shared"]
 
 _RETRY = 0.005
 _GREETINGS = 3
+_NOBODY = (FileNotFoundError, ConnectionRefusedError)
 
 
 class Unreachable(Exception):
     """There is no monitor to be had; the message says which and why."""
+
+
+class Absent(Unreachable):
+    """Nobody listens there."""
 
 
 class Interrupted(Exception):
@@ -234,7 +239,8 @@ async def _greeted(path: str, timeout: float, *, appearing: bool) -> Channel:
     except TimeoutError:
         raise Unreachable(_not_served(path, timeout)) from None
     except OSError as error:
-        raise Unreachable(f"cannot connect to QEMU's monitor at {path}: {error}") from error
+        kind = Absent if isinstance(error, _NOBODY) else Unreachable
+        raise kind(f"cannot connect to QEMU's monitor at {path}: {error}") from error
     except QMPError as error:
         raise Unreachable(f"{path} is no QMP monitor socket: {error}") from error
 

@@ -152,3 +152,23 @@ async def test_only_read(qemu, driver, by_nbd):
     async with await by_nbd.open(qemu.location, Access.READ) as volume:
         with pytest.raises(VolumeError, match="reading only"):
             await volume.write(0, memoryview(bytes(512)))
+
+
+async def test_a_monitor_that_another_program_has_is_not_missing(qemu):
+    await qemu.qmp.close()
+    reader, writer = await asyncio.open_unix_connection(qemu.monitor)
+    await reader.readline()
+    try:
+        with pytest.raises(VolumeError) as caught:
+            await QemuDriver(QemuOptions(connect_timeout=0.2)).open(qemu.location, Access.READ)
+        assert not isinstance(caught.value, VolumeMissing)
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_monitor_that_is_gone_is_missing(qemu):
+    await qemu.kill()
+    await qemu.qmp.close()
+    with pytest.raises(VolumeMissing):
+        await QemuDriver().open(qemu.location, Access.READ)

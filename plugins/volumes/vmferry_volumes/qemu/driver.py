@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import AsyncExitStack
 from typing import Annotated, ClassVar, Literal, NoReturn
 
@@ -15,8 +14,7 @@ from vmferry_support.nbd import ALLOCATION, NbdClient, NbdError, NbdLost
 from vmferry_support.outlast import finished
 from vmferry_support.qemu_exports import DISK, QemuExport, QemuExports
 from vmferry_support.qemu_nodes import Node, NodeMissing, find_node
-from vmferry_support.qmp import Qmp, QmpError, QmpRefused
-from vmferry_support.unix import connect_unix
+from vmferry_support.qmp import Qmp, QmpAbsent, QmpError, QmpRefused
 from vmferry_volumes.nbd_volume import Backend, NbdVolume
 from vmferry_volumes.qemu.location import NodeLocation
 from vmferry_volumes.qemu.plain import open_plain
@@ -110,9 +108,10 @@ class QemuDriver(VolumeDriver[QemuOptions]):
     async def _connected(self, place: NodeLocation, undo: AsyncExitStack) -> Qmp:
         try:
             qmp = await Qmp.connect(place.qmp, timeout=self.options.connect_timeout)
+        except QmpAbsent as error:
+            raise VolumeMissing(f"{place}: {error}") from error
         except QmpError as error:
-            kind = VolumeMissing if await _nobody_listens(place.qmp) else VolumeError
-            raise kind(f"{place}: {error}") from error
+            raise VolumeError(f"{place}: {error}") from error
         return await undo.enter_async_context(qmp)
 
     async def check_create(self, location: str, geometry: Geometry) -> None:
@@ -125,18 +124,6 @@ class QemuDriver(VolumeDriver[QemuOptions]):
 
     async def remove(self, location: str) -> None:
         """Leave it alone."""
-
-
-async def _nobody_listens(socket: str) -> bool:
-    """Whether there is no monitor, rather than one that another program has."""
-    try:
-        async with asyncio.timeout(1):
-            (await connect_unix(socket)).close()
-    except (FileNotFoundError, ConnectionRefusedError):
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _not_made(location: str) -> NoReturn:
