@@ -82,8 +82,7 @@ class QemuBackend(TrialBackend):
 
     def one_run(self, trial: Trial[Any], spec: RunSpec, folder: Path, result: Result) -> TrialRun:
         """With fio, its reports are heard."""
-        kind = _FioRun if spec.load.fio else TrialRun
-        return kind(trial, spec, folder, result)
+        return (_FioRun if spec.load.fio else TrialRun)(trial, spec, folder, result)
 
 
 def _guest_files(spec: RunSpec) -> Any:

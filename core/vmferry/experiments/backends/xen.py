@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Any, ClassVar
 
 from vmferry.api import Load
+from vmferry.engine.outlast import outlast
 from vmferry.errors import HypervisorError, InputError
 from vmferry.experiments.backends.base import Backend
 from vmferry.experiments.backends.command import migration_words, plugin_words
@@ -82,17 +83,9 @@ class XenBackend(Backend):
             await asyncio.shield(thread)
         except asyncio.CancelledError:
             run.stopped.set()
-            await _ended(thread)
+            with suppress(Exception):  # why it ended is of no interest any more
+                await outlast(thread)  # the next run needs the hosts that it still drives
             raise
-
-
-async def _ended(thread: asyncio.Task[None]) -> None:
-    """Wait, whoever cancels that: the next run needs the hosts that the thread still drives."""
-    while not thread.done():
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait([thread])
-    if not thread.cancelled():
-        thread.exception()  # seen: why it ended is of no interest any more
 
 
 class _XenRun:
