@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from vmferry.engine.disks import SourceDisk
-from vmferry.engine.sender import Chooser, Sender
+from vmferry.engine.sender import Sender
 from vmferry.engine.services import Services
 from vmferry.engine.settings import Settings
 from vmferry.engine.throttle import Throttle
-from vmferry.wire.compress import Codec, Sampler, available
+from vmferry.wire.compress import Chooser, Codec, Sampler, available
 from vmferry.wire.link import Link
+from vmferry.wire.stream import LinkStream
 
-__all__ = ["codec_names", "make_chooser", "make_sender"]
+__all__ = ["codec_names", "make_chooser", "make_sender", "make_stream"]
 
 
 def codec_names(compression: str) -> tuple[str, ...]:
@@ -51,3 +52,11 @@ def make_sender(
     chooser = make_chooser(settings.compression, agreed, throttle, services.cpu_clock)
     volumes = [disk.volume for disk in disks]
     return Sender(link, volumes, services.workers, throttle, chooser, settings.depth)
+
+
+def make_stream(
+    link: Link, services: Services, settings: Settings, throttle: Throttle, agreed: Sequence[str]
+) -> LinkStream:
+    """What sends a guest's memory over ``link`` likewise, judged by samples of its own."""
+    chooser = make_chooser(settings.compression, agreed, throttle, services.cpu_clock)
+    return LinkStream(link, throttle.take, chooser)

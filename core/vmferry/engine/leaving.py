@@ -22,7 +22,7 @@ from vmferry.engine.afterwards import Afterwards
 from vmferry.engine.attaching import attach_to_push, is_loss
 from vmferry.engine.attempt import attempt
 from vmferry.engine.checking import make_offer, offer_guest
-from vmferry.engine.choosing import codec_names, make_sender
+from vmferry.engine.choosing import codec_names, make_sender, make_stream
 from vmferry.engine.comparing import Comparer
 from vmferry.engine.disks import SourceDisk, dirty_bytes
 from vmferry.engine.epochs import known_epoch
@@ -111,6 +111,9 @@ class Leaving:
             link, self._disks, self._services, self._settings, self._throttle, self._codecs
         )
 
+    def _stream(self, link: Link) -> LinkStream:
+        return make_stream(link, self._services, self._settings, self._throttle, self._codecs)
+
     def show(self, findings: Sequence[Finding]) -> None:
         """Tell observers of findings that do not refuse the migration."""
         for one in findings:
@@ -129,8 +132,7 @@ class Leaving:
         """
         self._disks = disks
         push = await (self._go_on(link) if self.paused else self._begin(link))
-        stream = LinkStream(link, self._throttle.take)
-        self._departure = departure = await self._hypervisor.depart(self._guest, stream)
+        self._departure = departure = await self._hypervisor.depart(self._guest, self._stream(link))
         self._meter.enter(Phase.PUSH_DISK)
         for disk in disks:
             await disk.start_tracking()

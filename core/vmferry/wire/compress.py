@@ -17,7 +17,17 @@ import zstandard
 from vmferry.errors import ProtocolError
 from vmferry.units import KIB, MIB
 
-__all__ = ["MAX_RAW", "Codec", "Sampler", "available", "compress", "decompress"]
+__all__ = [
+    "MAX_RAW",
+    "Chooser",
+    "Codec",
+    "Sampler",
+    "available",
+    "compress",
+    "decompress",
+    "expand",
+    "shrink",
+]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -36,6 +46,9 @@ class Codec(enum.IntEnum):
     LZ4 = 1
     ZSTD = 2
 
+
+Chooser = Callable[[memoryview], Codec]
+"""Decides how a piece is compressed, looking at its bytes."""
 
 _LEVELS = {Codec.NONE: 0, Codec.LZ4: 0, Codec.ZSTD: 1}
 _tools = threading.local()
@@ -124,6 +137,30 @@ def _check_frame(content: int, window: int, raw_length: int) -> None:
         )
     if window > max(raw_length, _LEAST_WINDOW):
         raise ProtocolError(f"a Zstandard payload wants a window of {window} bytes")
+
+
+def shrink(codec: Codec, data: memoryview | bytes) -> tuple[Codec, memoryview | bytes]:
+    """``data`` compressed, and by what: as it is, by ``NONE``, if that makes it no smaller."""
+    if codec is not Codec.NONE and len(packed := compress(codec, data)) < len(data):
+        return codec, packed
+    return Codec.NONE, data
+
+
+def expand(what: str, codec: int, payload: Buffer, length: int) -> Buffer:
+    """The ``length`` bytes that a message's ``payload`` stands for; nothing of it is trusted.
+
+    Raises:
+        ProtocolError: naming ``what``: the codec is not known, or the payload damaged or of another
+            length.
+
+    """
+    try:
+        known = Codec(codec)
+    except ValueError:
+        raise ProtocolError(f"{what}: codec {codec} is not known") from None
+    if known is Codec.NONE and len(payload) != length:
+        raise ProtocolError(f"{what}: payload of {len(payload)} bytes where length says {length}")
+    return decompress(known, payload, length)
 
 
 class Sampler:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from vmferry.errors import ProtocolError
-from vmferry.wire.compress import Codec, compress, decompress
+from vmferry.wire.compress import Codec, expand, shrink
 from vmferry.wire.digests import check_digest, digest_of
 from vmferry.wire.messages import Extent
 
@@ -37,15 +37,10 @@ def seal(
     """
     if is_zero(data):
         return Extent(disk=disk, offset=offset, length=len(data), zero=True), b""
-    digest = digest_of(data)
-    payload: memoryview | bytes = data
-    if codec is not Codec.NONE:
-        packed = compress(codec, data)
-        if len(packed) < len(data):
-            payload = packed
-        else:
-            codec = Codec.NONE
-    head = Extent(disk=disk, offset=offset, length=len(data), digest=digest, codec=codec.value)
+    used, payload = shrink(codec, data)
+    head = Extent(
+        disk=disk, offset=offset, length=len(data), digest=digest_of(data), codec=used.value
+    )
     return head, payload
 
 
@@ -61,21 +56,7 @@ def unseal(extent: Extent, payload: memoryview | bytes) -> memoryview | None:
         if payload:
             raise ProtocolError("Extent: a zero extent has no payload")
         return None
-    data = _raw(extent, payload)
+    data = memoryview(expand("Extent", extent.codec, payload, extent.length))
     what = f"Extent: disk {extent.disk}, offset {extent.offset}, length {extent.length}"
     check_digest(what, data, extent.digest)
     return data
-
-
-def _raw(extent: Extent, payload: memoryview | bytes) -> memoryview:
-    if extent.codec == Codec.NONE.value:
-        if len(payload) != extent.length:
-            raise ProtocolError(
-                f"Extent: payload of {len(payload)} bytes where length says {extent.length}"
-            )
-        return memoryview(payload)
-    try:
-        codec = Codec(extent.codec)
-    except ValueError:
-        raise ProtocolError(f"Extent: codec {extent.codec} is not known") from None
-    return memoryview(decompress(codec, payload, extent.length))

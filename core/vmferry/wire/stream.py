@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from vmferry.errors import ConnectionLost, ProtocolError
 from vmferry.wire.codec import encode
+from vmferry.wire.compress import Chooser, Codec, expand, shrink
 from vmferry.wire.digests import check_digest, digest_of
 from vmferry.wire.link import Link, Payload
 from vmferry.wire.messages import Message, Stream, Taken
@@ -17,9 +18,22 @@ __all__ = ["LinkStream"]
 PIECE = LEAST // 2
 """Bytes: with what the receiver has taken and not told of, less than ``STEP``, it always fits."""
 
+_END = Stream(length=0, digest=digest_of(b""))
 
-def _head(piece: Payload) -> bytes:
-    return encode(Stream(digest=digest_of(piece)))
+
+def _as_it_is(_: memoryview) -> Codec:
+    return Codec.NONE
+
+
+def _opened(message: Message, payload: Payload) -> memoryview:
+    """The bytes of a piece, verified; none at the end."""
+    if not isinstance(message, Stream):
+        raise ProtocolError(f"{type(message).__name__} received on the stream lane")
+    data = payload
+    if payload or message.length:
+        data = memoryview(expand("Stream", message.codec, payload, message.length))
+    check_digest("Stream", data, message.digest)
+    return memoryview(data)
 
 
 class LinkStream:
@@ -28,14 +42,27 @@ class LinkStream:
     Each side says on the control lane what it has taken of the other's bytes, and sends no more
     than its ``Window`` allows.
 
+    A piece is compressed at once, between taking it and sending it: it is small, and a worker of
+    low priority would be one more to wait for while the guest stands still.
+
     Args:
         link: whose stream lane is used.
-        allow: called with the size before a piece is sent; waits while the bandwidth is used up.
+        allow: called with the bytes that are to go before they do; waits while the bandwidth is
+            used up.
+        choose: compression of each piece; none if left out.
+
+    Attributes:
+        sent: bytes that were written and have gone, uncompressed.
 
     """
 
-    def __init__(self, link: Link, allow: Callable[[int], Awaitable[None]]) -> None:
-        self._link, self._allow = link, allow
+    def __init__(
+        self,
+        link: Link,
+        allow: Callable[[int], Awaitable[None]],
+        choose: Chooser = _as_it_is,
+    ) -> None:
+        self._link, self._allow, self._choose = link, allow, choose
         self._rest = memoryview(b"")
         self._ended = self._closed = False
         self._window = Window(asyncio.get_running_loop().time)
@@ -49,13 +76,17 @@ class LinkStream:
             raise ValueError("the stream was ended with write_eof")
         view = memoryview(data).cast("B")
         for start in range(0, len(view), PIECE):
-            piece = view[start : start + PIECE]
-            await self._allow(len(piece))
-            if not self._window.fits(len(piece)):
-                await self._link.guard(self._window.wait(len(piece)))
-            self._window.sent(len(piece))
-            await self._link.stream_lane.send(_head(piece), piece)
-            self.sent += len(piece)
+            await self._write(view[start : start + PIECE])
+
+    async def _write(self, piece: memoryview) -> None:
+        codec, payload = shrink(self._choose(piece), piece)
+        head = Stream(length=len(piece), digest=digest_of(piece), codec=codec.value)
+        await self._allow(len(payload))
+        if not self._window.fits(len(piece)):
+            await self._link.guard(self._window.wait(len(piece)))
+        self._window.sent(len(piece))
+        await self._link.stream_lane.send(encode(head), payload)
+        self.sent += len(piece)
 
     def _taken(self, message: Message, _: Payload) -> None:
         assert isinstance(message, Taken)
@@ -75,18 +106,14 @@ class LinkStream:
         self._given += len(piece)
         return piece
 
-    def _take(self, received: tuple[object, Payload] | None) -> None:
+    def _take(self, received: tuple[Message, Payload] | None) -> None:
         if received is None:
             raise ConnectionLost("the peer closed the hypervisor's stream before its end")
-        message, payload = received
-        if not isinstance(message, Stream):
-            raise ProtocolError(f"{type(message).__name__} received on the stream lane")
-        check_digest("Stream", payload, message.digest)
-        self._rest = memoryview(payload)
-        self._ended = not payload
+        self._rest = _opened(*received)
+        self._ended = not self._rest
 
     async def write_eof(self) -> None:
         """Tell the peer that nothing follows."""
         if not self._closed:
             self._closed = True
-            await self._link.stream_lane.send(_head(b""))
+            await self._link.stream_lane.send(encode(_END))

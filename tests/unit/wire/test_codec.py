@@ -33,7 +33,7 @@ ONE_OF_EACH: dict[type[Message], Message] = {
         messages.Extent(disk=0, offset=4096, length=65536, digest=b"d" * 32, codec=2),
         messages.Barrier(serial=7, durable=True),
         messages.Reached(serial=7),
-        messages.Stream(digest=b"d" * 32),
+        messages.Stream(length=4096, digest=b"d" * 32, codec=2),
         messages.Taken(total=1 << 40),
         messages.Suspended(),
         messages.PendingMap(disk=1, block_size=4096, total=100, offset=0, digest=b"d" * 32),

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
 from vmferry.api import Address, Connection
-from vmferry.errors import ConnectionLost, DigestMismatch, LinkTimeout, PeerError, ProtocolError
+from vmferry.errors import ConnectionLost, LinkTimeout, PeerError, ProtocolError
 from vmferry.simulation.loop import run
 from vmferry.wire.codec import encode
 from vmferry.wire.digests import digest_of
@@ -25,30 +24,10 @@ from vmferry.wire.messages import (
     Stream,
     Welcome,
 )
-from vmferry.wire.stream import LinkStream
 from vmferry.wire.tasks import together, until
-from vmferry.wire.window import LEAST
 from vmferry_transports.memory import MemoryTransport
 
 Pair = tuple[Connection, Connection]
-
-
-async def at_once(_: int) -> None:
-    """No limit."""
-
-
-@pytest.fixture
-async def connections() -> AsyncIterator[Pair]:
-    transport = MemoryTransport()
-    address = Address.parse("memory://link-test")
-    listener = await transport.listen(address, limits=LIMITS)
-    both = await asyncio.gather(
-        transport.connect(address, lanes=4, limits=LIMITS), listener.accept()
-    )
-    yield both[0], both[1]
-    for connection in both:
-        connection.abort()
-    await listener.close()
 
 
 async def test_a_dialogue(connections: Pair) -> None:
@@ -157,66 +136,6 @@ async def test_an_inbox_nobody_reads_is_bounded(connections: Pair) -> None:
         assert sent < 1000
 
 
-async def test_the_stream_carries_bytes_both_ways(connections: Pair) -> None:
-    allowed = 0
-
-    async def allow(size: int) -> None:
-        nonlocal allowed
-        allowed += size
-
-    async with Link(connections[0]) as one, Link(connections[1]) as other:
-        left, right = LinkStream(one, allow), LinkStream(other, allow)
-        data = bytes(range(256)) * 10_000
-
-        async def send() -> None:
-            await left.write(data)
-            await left.write_eof()
-            await left.write_eof()
-            assert bytes(await left.read()) == b"thanks"
-
-        async def receive() -> bytes:
-            parts = bytearray()
-            while piece := await right.read(100_000):
-                assert len(piece) <= 100_000
-                parts += piece
-            await right.write(b"thanks")
-            return bytes(parts)
-
-        _, got = await together(send(), receive())
-        assert got == data
-        assert allowed == len(data) + 6
-        assert await right.read() == b""
-
-
-async def test_a_stream_nobody_takes_is_held_back_and_goes_on(connections: Pair) -> None:
-    async with Link(connections[0]) as one, Link(connections[1]) as other:
-        left, right = LinkStream(one, at_once), LinkStream(other, at_once)
-        sending = asyncio.ensure_future(left.write(bytes(64 * LEAST)))
-        await asyncio.sleep(0.1)
-        assert left.sent <= LEAST
-        taken = 0
-        while taken < 64 * LEAST:
-            taken += len(await right.read())
-        await asyncio.wait_for(sending, 10)
-
-
-async def test_a_stream_that_is_held_back_ends_with_the_link(connections: Pair) -> None:
-    with pytest.raises(ConnectionLost):
-        async with Link(connections[0]) as link:
-            sending = asyncio.ensure_future(LinkStream(link, at_once).write(bytes(2 * LEAST)))
-            await asyncio.sleep(0.1)
-            assert not sending.done()
-            connections[1].abort()
-            await sending
-
-
-async def test_a_foreign_message_on_the_stream_lane_is_refused(connections: Pair) -> None:
-    async with Link(connections[1]) as link:
-        await connections[0].lanes[1].send(encode(Barrier(serial=1)))
-        with pytest.raises(ProtocolError, match="Barrier received on the stream lane"):
-            await LinkStream(link, asyncio.sleep).read()
-
-
 async def test_versions_and_codecs_are_agreed(connections: Pair) -> None:
     async with Link(connections[0]) as source, Link(connections[1]) as destination:
         welcome, (hello, _) = await asyncio.gather(
@@ -235,14 +154,6 @@ async def test_no_common_version_is_said_to_both(connections: Pair) -> None:
             with pytest.raises(ProtocolError, match="update the older"):
                 await destination.guard(answer(destination))
             await source.guard(source.expect(Welcome))
-
-
-async def test_a_flipped_bit_in_the_stream_is_found(connections: Pair) -> None:
-    async with Link(connections[1]) as link:
-        head = encode(Stream(digest=digest_of(b"memory")))
-        await connections[0].lanes[1].send(head, b"nenory")
-        with pytest.raises(DigestMismatch, match="Stream"):
-            await LinkStream(link, asyncio.sleep).read()
 
 
 async def test_together_raises_the_first_failure_plainly() -> None:
@@ -305,9 +216,9 @@ async def test_a_frame_of_an_earlier_connection_is_refused_on_every_lane_but_con
             assert await destination.receive_on(theirs) == (Barrier(serial=1), b"")
         source.bind(0x1234_5678)
         await source.bulk_lanes[0].send(encode(Barrier(serial=2)))
-        await source.stream_lane.send(encode(Stream(digest=digest_of(b""))))
+        await source.stream_lane.send(encode(Stream(length=0, digest=digest_of(b""))))
         for lane in (destination.bulk_lanes[0], destination.stream_lane):
-            with pytest.raises(DigestMismatch, match="does not match its checksum"):
+            with pytest.raises(match="does not match its checksum"):
                 await destination.receive_on(lane)
         await source.send(Go(epoch=4))
         assert await destination.expect(Go) == Go(epoch=4)

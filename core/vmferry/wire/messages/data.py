@@ -64,14 +64,18 @@ class Reached(Message, frozen=True, kw_only=True):
 
 
 class Stream(Message, frozen=True, kw_only=True):
-    """A piece of the hypervisor's own byte stream; an empty payload is its end.
+    """A piece of the hypervisor's own byte stream; one of no bytes is its end.
 
     Attributes:
-        digest: BLAKE3 of the payload.
+        length: bytes, uncompressed.
+        digest: BLAKE3 of the uncompressed bytes.
+        codec: 0 none, 1 lz4, 2 zstd; how the payload is compressed.
 
     """
 
+    length: Annotated[int, msgspec.Meta(ge=0, le=1 << 19)]
     digest: Digest
+    codec: Annotated[int, msgspec.Meta(ge=0, le=255)] = 0
 
 
 class Taken(Message, frozen=True, kw_only=True):
