@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from vmferry.engine.disks import SourceDisk
-from vmferry.engine.sender import Sender
+from vmferry.engine.sender import Chooser, Sender
 from vmferry.engine.services import Services
 from vmferry.engine.settings import Settings
 from vmferry.engine.throttle import Throttle
-from vmferry.wire.compress import Chooser, Codec, Sampler, available
+from vmferry.wire.compress import Codec, available
 from vmferry.wire.link import Link
-from vmferry.wire.stream import LinkStream
+from vmferry.wire.sampling import Sampler, StreamSampler
+from vmferry.wire.stream import LinkStream, StreamChooser
 
-__all__ = ["codec_names", "make_chooser", "make_sender", "make_stream"]
+__all__ = ["codec_names", "make_chooser", "make_sender", "make_stream", "make_stream_chooser"]
 
 
 def codec_names(compression: str) -> tuple[str, ...]:
@@ -24,20 +25,35 @@ def codec_names(compression: str) -> tuple[str, ...]:
     return tuple(name for name in names if compression in ("auto", name))
 
 
+def _codecs(compression: str, agreed: Sequence[str]) -> list[Codec]:
+    """Those to choose from, best first, for a link whose peer reads the codecs ``agreed``."""
+    return [Codec[name.upper()] for name in agreed if name in codec_names(compression)]
+
+
 def make_chooser(
     compression: str,
     agreed: Sequence[str],
     throttle: Throttle,
     clock: Callable[[], float] | None,
 ) -> Chooser:
-    """The chooser for a link whose peer reads the codecs ``agreed``."""
-    codecs = [Codec[name.upper()] for name in agreed if name in codec_names(compression)]
-    if not codecs:
-        return lambda _: Codec.NONE
-    if compression != "auto":
-        return lambda _: codecs[0]
+    """The chooser for extents, on a link whose peer reads the codecs ``agreed``."""
+    codecs = _codecs(compression, agreed)
+    if compression != "auto" or not codecs:
+        fixed = codecs[0] if codecs else Codec.NONE
+        return lambda _: fixed
     sampler = Sampler(codecs, clock)
     return lambda data: sampler.choose(data, throttle.rate_now())
+
+
+def make_stream_chooser(
+    compression: str, agreed: Sequence[str], clock: Callable[[], float] | None
+) -> StreamChooser:
+    """The chooser for the hypervisor's stream, likewise."""
+    codecs = _codecs(compression, agreed)
+    if compression != "auto" or not codecs:
+        fixed = codecs[0] if codecs else Codec.NONE
+        return lambda *_: fixed
+    return StreamSampler(codecs, clock).choose
 
 
 def make_sender(
@@ -57,6 +73,6 @@ def make_sender(
 def make_stream(
     link: Link, services: Services, settings: Settings, throttle: Throttle, agreed: Sequence[str]
 ) -> LinkStream:
-    """What sends a guest's memory over ``link`` likewise, judged by samples of its own."""
-    chooser = make_chooser(settings.compression, agreed, throttle, services.cpu_clock)
-    return LinkStream(link, throttle.take, chooser)
+    """What carries a guest's memory over ``link`` to such a peer."""
+    choose = make_stream_chooser(settings.compression, agreed, services.cpu_clock)
+    return LinkStream(link, throttle.take, choose)

@@ -17,13 +17,16 @@ from vmferry.api.volume import BlockIO
 from vmferry.engine.context import Workers
 from vmferry.engine.throttle import Throttle
 from vmferry.wire.codec import encode
-from vmferry.wire.compress import Chooser
+from vmferry.wire.compress import Codec
 from vmferry.wire.extents import seal
 from vmferry.wire.link import Link
 from vmferry.wire.messages import Barrier, Extent, Reached
 from vmferry.wire.tasks import together
 
-__all__ = ["Piece", "Sender", "Sent"]
+__all__ = ["Chooser", "Piece", "Sender", "Sent"]
+
+Chooser = Callable[[memoryview], Codec]
+"""Decides how a piece is compressed, looking at its bytes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Compression of payloads: the codecs, bounded against hostile input, and when it pays.
+"""Compression of payloads: the codecs, bounded against hostile input.
 
 LZ4 in the block format (https://github.com/lz4/lz4/blob/dev/doc/lz4_Block_format.md) without a
 stored size, Zstandard in frames that carry it (RFC 8878). Both libraries release the GIL.
@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import enum
 import threading
-from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 import lz4.block  # type: ignore[import-untyped]
 import zstandard
 
 from vmferry.errors import ProtocolError
-from vmferry.units import KIB, MIB
+from vmferry.units import MIB
 
 __all__ = [
     "MAX_RAW",
-    "Chooser",
     "Codec",
-    "Sampler",
     "available",
     "compress",
     "decompress",
@@ -46,9 +43,6 @@ class Codec(enum.IntEnum):
     LZ4 = 1
     ZSTD = 2
 
-
-Chooser = Callable[[memoryview], Codec]
-"""Decides how a piece is compressed, looking at its bytes."""
 
 _LEVELS = {Codec.NONE: 0, Codec.LZ4: 0, Codec.ZSTD: 1}
 _tools = threading.local()
@@ -161,104 +155,3 @@ def expand(what: str, codec: int, payload: Buffer, length: int) -> Buffer:
     if known is Codec.NONE and len(payload) != length:
         raise ProtocolError(f"{what}: payload of {len(payload)} bytes where length says {length}")
     return decompress(known, payload, length)
-
-
-class Sampler:
-    """Judges while data flows which codec brings it over soonest.
-
-    Now and then a sample is compressed by every codec. A byte then takes as long as the slower of
-    compressing and sending it, since both happen at once; the codec with the least wins, if it is
-    clearly better than the one in use. Data that does not shrink is looked at ever more rarely.
-
-    Args:
-        codecs: those to choose from; not compressing is always possible.
-        clock: seconds of CPU or wall time, to measure what compressing costs, for example
-            ``time.perf_counter``. Without one, compressing counts as free and choices depend on
-            the data alone: a simulation stays deterministic.
-        threads: threads that compress at once.
-        every: extents between two samples.
-
-    Attributes:
-        codec: the one in use.
-
-    """
-
-    SAMPLE = 64 * KIB
-    _SMALLEST = 4 * KIB
-    _CLEARLY = 0.9
-    _RAREST = 32
-    _WEIGHT = 0.4
-
-    def __init__(
-        self,
-        codecs: Iterable[Codec] = (Codec.ZSTD, Codec.LZ4),
-        clock: Callable[[], float] | None = None,
-        *,
-        threads: int = 1,
-        every: int = 16,
-    ) -> None:
-        self._codecs = [codec for codec in dict.fromkeys(codecs) if codec is not Codec.NONE]
-        self._clock, self._threads, self._every = clock, threads, every
-        self._seen: dict[Codec, tuple[float, float]] = {}
-        self._until_next, self._rarely = 0, 1
-        self._capacity = 0.0
-        self.codec = Codec.NONE
-
-    def choose(self, data: Buffer, rate: float) -> Codec:
-        """The codec for this extent.
-
-        Args:
-            data: the extent. Its first 64 KiB are compressed if a sample is due.
-            rate: payload bytes per second that go over the link; 0 if not known yet.
-
-        """
-        if not self._codecs or len(data) < self._SMALLEST:
-            return Codec.NONE
-        if self._until_next:
-            self._until_next -= 1
-            return self.codec
-        self._take_sample(memoryview(data)[: self.SAMPLE])
-        self._note_rate(rate)
-        self.codec = self._best()
-        self._until_next = self._every * self._rarely - 1
-        return self.codec
-
-    def _take_sample(self, sample: memoryview) -> None:
-        """Learn each codec's ratio and seconds per byte, the last samples weighing most."""
-        shrinks = False
-        for codec in self._codecs:
-            begun = self._clock() if self._clock else 0.0
-            ratio = len(compress(codec, sample)) / len(sample)
-            cost = (self._clock() - begun if self._clock else 0.0) / len(sample) / self._threads
-            before = self._seen.get(codec, (ratio, cost))
-            self._seen[codec] = (
-                before[0] + self._WEIGHT * (ratio - before[0]),
-                before[1] + self._WEIGHT * (cost - before[1]),
-            )
-            shrinks |= ratio < self._CLEARLY
-        self._rarely = 1 if shrinks else min(self._rarely * 2, self._RAREST)
-
-    def _note_rate(self, rate: float) -> None:
-        """Learn what the link takes.
-
-        What goes over it says so only if it was the bottleneck: while compressing is, the link may
-        take more than is seen.
-        """
-        ratio, cost = self._seen.get(self.codec, (1.0, 0.0))
-        held_up = bool(rate) and cost > 0 and rate >= self._CLEARLY * ratio / cost
-        if not self._capacity or (held_up and rate > self._capacity):
-            self._capacity = rate
-        elif rate and not held_up:
-            self._capacity += self._WEIGHT * (rate - self._capacity)
-
-    def _seconds(self, codec: Codec) -> float:
-        """Seconds per byte; in units of sending one while the link's rate is not known."""
-        ratio, cost = self._seen.get(codec, (1.0, 0.0))
-        if not self._capacity:
-            return ratio
-        return max(cost, ratio / self._capacity)
-
-    def _best(self) -> Codec:
-        best = min((Codec.NONE, *self._codecs), key=self._seconds)
-        clearly = self._seconds(best) < self._CLEARLY * self._seconds(self.codec)
-        return best if clearly else self.codec

@@ -7,21 +7,26 @@ from collections.abc import Awaitable, Callable
 
 from vmferry.errors import ConnectionLost, ProtocolError
 from vmferry.wire.codec import encode
-from vmferry.wire.compress import Chooser, Codec, expand, shrink
+from vmferry.wire.compress import Codec, expand, shrink
 from vmferry.wire.digests import check_digest, digest_of
 from vmferry.wire.link import Link, Payload
 from vmferry.wire.messages import Message, Stream, Taken
 from vmferry.wire.window import LEAST, STEP, Window
 
-__all__ = ["LinkStream"]
+__all__ = ["LinkStream", "StreamChooser"]
 
 PIECE = LEAST // 2
 """Bytes: with what the receiver has taken and not told of, less than ``STEP``, it always fits."""
 
+_FADES = 0.8
 _END = Stream(length=0, digest=digest_of(b""))
 
 
-def _as_it_is(_: memoryview) -> Codec:
+StreamChooser = Callable[[memoryview, float], Codec]
+"""Decides how a piece is compressed, by its bytes and by how long the link lets a byte wait."""
+
+
+def _as_it_is(_: memoryview, __: float) -> Codec:
     return Codec.NONE
 
 
@@ -34,6 +39,22 @@ def _opened(message: Message, payload: Payload) -> memoryview:
         data = memoryview(expand("Stream", message.codec, payload, message.length))
     check_digest("Stream", data, message.digest)
     return memoryview(data)
+
+
+class _Waits:
+    """How long the link lets a byte of payload wait: the last pieces weigh most."""
+
+    def __init__(self) -> None:
+        self._seconds = self._bytes = 0.0
+
+    def add(self, seconds: float, size: int) -> None:
+        self._seconds = _FADES * self._seconds + seconds
+        self._bytes = _FADES * self._bytes + size
+
+    @property
+    def mean(self) -> float:
+        """Seconds; 0 at the beginning."""
+        return self._seconds / self._bytes if self._bytes else 0.0
 
 
 class LinkStream:
@@ -60,12 +81,14 @@ class LinkStream:
         self,
         link: Link,
         allow: Callable[[int], Awaitable[None]],
-        choose: Chooser = _as_it_is,
+        choose: StreamChooser = _as_it_is,
     ) -> None:
         self._link, self._allow, self._choose = link, allow, choose
         self._rest = memoryview(b"")
         self._ended = self._closed = False
-        self._window = Window(asyncio.get_running_loop().time)
+        self._waits = _Waits()
+        self._clock = asyncio.get_running_loop().time
+        self._window = Window(self._clock)
         self._given = self._told = 0
         self.sent = 0
         link.on(Taken, self._taken)
@@ -79,13 +102,15 @@ class LinkStream:
             await self._write(view[start : start + PIECE])
 
     async def _write(self, piece: memoryview) -> None:
-        codec, payload = shrink(self._choose(piece), piece)
+        codec, payload = shrink(self._choose(piece, self._waits.mean), piece)
         head = Stream(length=len(piece), digest=digest_of(piece), codec=codec.value)
+        began = self._clock()
         await self._allow(len(payload))
         if not self._window.fits(len(piece)):
             await self._link.guard(self._window.wait(len(piece)))
         self._window.sent(len(piece))
         await self._link.stream_lane.send(encode(head), payload)
+        self._waits.add(self._clock() - began, len(payload))
         self.sent += len(piece)
 
     def _taken(self, message: Message, _: Payload) -> None:

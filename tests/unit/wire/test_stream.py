@@ -103,7 +103,7 @@ async def carried(pair: Pair, data: bytes, codec: Codec) -> tuple[bytes, int]:
         went += size
 
     async with Link(pair[0]) as one, Link(pair[1]) as other:
-        left, right = LinkStream(one, allow, lambda _: codec), LinkStream(other, at_once)
+        left, right = LinkStream(one, allow, lambda *_: codec), LinkStream(other, at_once)
 
         async def send() -> None:
             await left.write(data)
