@@ -100,7 +100,7 @@ async def simulate(load: str, **values: Any) -> Result:
 async def test_the_engine_runs_on_virtual_time() -> None:
     result = await simulate("web", bandwidth=MIB, block_size=4096)
     assert result.outcome == "done", result.error
-    assert (result.figures["total"] or 0) > 2
+    assert (result.figures["total"] or 0) > 1
     assert result.rounds[0].scanned == 2 * MIB
     assert {one.role for one in result.phases} == {"source", "destination"}
     assert (await simulate("web", bandwidth=MIB, block_size=4096)).figures == result.figures
