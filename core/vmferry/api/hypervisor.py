@@ -55,6 +55,7 @@ class HypervisorCapabilities(Capabilities, frozen=True, kw_only=True):
         precopy: memory is sent while the guest runs; without it all of it is sent while stopped.
         pivot: the disk under a running guest can be changed, so that PULL leaves nothing behind.
         guest_downtime: the guest itself can tell how long it stood still.
+        memory_channels: memory can be sent by several streams.
         free_memory: a destination that is short of memory can free some.
         reattach: an agent that was started anew can take up a guest that runs here during PULL.
         recover: one that was started anew can take up a departure, to resume or to destroy.
@@ -64,6 +65,7 @@ class HypervisorCapabilities(Capabilities, frozen=True, kw_only=True):
     precopy: Grade = Grade.NATIVE
     pivot: Grade = Grade.NATIVE
     guest_downtime: Grade = Grade.NONE
+    memory_channels: Grade = Grade.NONE
     free_memory: Grade = Grade.NONE
     reattach: Grade = Grade.NONE
     recover: Grade = Grade.NONE
@@ -93,6 +95,14 @@ class ByteStream(Protocol):
 
     async def write_eof(self) -> None:
         """Tell the peer that nothing follows. May be called twice."""
+
+    @property
+    def channels(self) -> Sequence[ByteStream]:
+        """Further streams, which wait neither for this one nor for each other.
+
+        The same number, in the same order, at both ends; none unless the user asked for some
+        (``--memory-channels``), and then only for a hypervisor whose capabilities have them.
+        """
 
 
 class MemoryProgress(msgspec.Struct, frozen=True, kw_only=True):

@@ -43,6 +43,13 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--lanes", type=int, default=_DEFAULT.lanes, show_default=True, help="Bulk lanes."
     ),
     click.option(
+        "--memory-channels",
+        type=int,
+        default=_DEFAULT.memory_channels,
+        show_default=True,
+        help="Further streams for memory, each on a lane of its own (QEMU's multifd).",
+    ),
+    click.option(
         "--compression",
         type=click.Choice(["auto", "none", "lz4", "zstd"]),
         default=_DEFAULT.compression,

@@ -16,7 +16,7 @@ from vmferry.errors import VmferryError
 from vmferry.wire.link import Link
 from vmferry.wire.messages import MAX_EPOCH, MAX_RECONNECT, Accepted, Offer, Refused
 
-__all__ = ["check_source", "make_offer", "offer_guest", "pick_tracker"]
+__all__ = ["check_channels", "check_source", "make_offer", "offer_guest", "pick_tracker"]
 
 
 def pick_tracker(disk: Disk, settings: Settings, registry: Registry) -> Tracker[Any] | None:
@@ -46,6 +46,7 @@ async def check_source(
     """Reasons at the source why the guest cannot leave, and facts worth showing."""
     findings = list(await hypervisor.check_departure(guest))
     findings += _emulated(f"hypervisor {hypervisor.name}", hypervisor.capabilities)
+    findings += check_channels(hypervisor, settings.memory_channels)
     if not guest.disks:
         findings.append(Finding.warning("no-disks", f"guest {guest.name} has no local disk"))
     if settings.piece < settings.block_size:
@@ -54,6 +55,14 @@ async def check_source(
     for disk in guest.disks:
         findings += await _check_disk(disk, settings, registry)
     return findings
+
+
+def check_channels(hypervisor: Hypervisor[Any], channels: int) -> list[Finding]:
+    """Whether a hypervisor can send, or take, memory by so many further streams."""
+    if not channels or hypervisor.capabilities.memory_channels is not Grade.NONE:
+        return []
+    text = f"hypervisor {hypervisor.name} moves memory by one stream, without {channels} channels"
+    return [Finding.error("memory-channels", text, "leave --memory-channels out")]
 
 
 async def _check_disk(disk: Disk, settings: Settings, registry: Registry) -> Sequence[Finding]:

@@ -21,6 +21,7 @@ from vmferry.dirtymap import DirtyMap
 from vmferry.engine.arrivals import DestinationDisk, disk_records, prepare_disks, undo
 from vmferry.engine.attaching import is_loss
 from vmferry.engine.attempt import attempt
+from vmferry.engine.checking import check_channels
 from vmferry.engine.comparing import Answerer
 from vmferry.engine.epochs import known_epoch
 from vmferry.engine.journal import JobRecord
@@ -195,7 +196,7 @@ class DestinationJob:
 
     async def _asked(self, link: Link, offer: Offer) -> Sequence[Finding] | None:
         """What is to be told of the offer; ``None`` if nothing more is wanted than that."""
-        findings = await self._check(offer)
+        findings = await self._check(offer, link.channels)
         if any(finding.severity is Severity.ERROR for finding in findings):
             await link.send(Refused(findings=tuple(findings)))
             return None
@@ -204,12 +205,14 @@ class DestinationJob:
             return None
         return findings
 
-    async def _check(self, offer: Offer) -> list[Finding]:
+    async def _check(self, offer: Offer, channels: int) -> list[Finding]:
         if len(offer.block_sizes) != len(offer.guest.disks):
             raise ProtocolError("Offer: block_sizes and the guest's disks differ in number")
         findings = await self._pool.check(offer.guest, self._services.registry)
         try:
-            findings += await self._hypervisor_of(offer).check_arrival(offer.guest)
+            hypervisor = self._hypervisor_of(offer)
+            findings += await hypervisor.check_arrival(offer.guest)
+            findings += check_channels(hypervisor, channels)
         except InputError as error:
             findings.append(Finding.error("hypervisor", str(error)))
         return findings

@@ -8,6 +8,7 @@ import msgspec
 
 from vmferry.engine.policy import PolicyOptions
 from vmferry.units import KIB, MIB
+from vmferry.wire.messages import MAX_CHANNELS
 
 __all__ = ["KeptSettings", "Settings", "with_policy"]
 
@@ -23,6 +24,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         pull_piece: the same for PULL's background push; smaller, so that a block the guest waits
             for is not stuck behind it.
         lanes: bulk lanes.
+        memory_channels: further streams for memory, each on a lane of its own.
         depth: extents read ahead per lane.
         bandwidth: bytes per second over all lanes and memory; 0 is no limit.
         compression: ``auto`` judges on samples, ``none``, ``lz4`` or ``zstd``.
@@ -44,6 +46,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     piece: PowerOfTwo = 4 * MIB
     pull_piece: PowerOfTwo = 512 * KIB
     lanes: Annotated[int, msgspec.Meta(ge=1, le=32)] = 2
+    memory_channels: Annotated[int, msgspec.Meta(ge=0, le=MAX_CHANNELS)] = 0
     depth: Annotated[int, msgspec.Meta(ge=1, le=16)] = 3
     bandwidth: Annotated[int, msgspec.Meta(ge=0)] = 0
     compression: Annotated[str, msgspec.Meta(pattern="^(auto|none|lz4|zstd)$")] = "auto"

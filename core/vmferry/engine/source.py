@@ -211,8 +211,9 @@ class SourceJob:
         await self._services.journal.open_job(record)
 
     async def _open_link(self) -> Link:
-        connection = await self._connect(self._settings.lanes + 2)
-        return Link(connection, patience=self._settings.patience)
+        settings = self._settings
+        connection = await self._connect(2 + settings.memory_channels + settings.lanes)
+        return Link(connection, patience=settings.patience, channels=settings.memory_channels)
 
     async def _move(self, leaving: Leaving, disks: list[SourceDisk]) -> None:
         try:

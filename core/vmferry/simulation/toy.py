@@ -39,6 +39,8 @@ class Flaw(enum.Enum):
 class _Pipe:
     """A byte stream within the process."""
 
+    channels = ()
+
     def __init__(self) -> None:
         self._pieces: deque[bytes] = deque()
         self._news = asyncio.Event()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 
 from vmferry.errors import ConnectionLost
 
@@ -31,10 +32,18 @@ class _Fault:
 
 
 class MemoryStream:
-    """One end; a ``ByteStream``. Attribute ``sent``: bytes that both ends have sent."""
+    """One end; a ``ByteStream``.
 
-    def __init__(self, out: _Pipe, into: _Pipe, fault: _Fault) -> None:
+    Attributes:
+        channels: further streams, which share its fate.
+
+    """
+
+    def __init__(
+        self, out: _Pipe, into: _Pipe, fault: _Fault, channels: Sequence[MemoryStream] = ()
+    ) -> None:
         self._out, self._in, self._fault = out, into, fault
+        self.channels = channels
 
     @property
     def sent(self) -> int:
@@ -94,20 +103,31 @@ class MemoryStream:
             self._out.changed.notify_all()
 
     async def sever(self) -> None:
-        """Break both directions."""
+        """Break both directions, and the channels."""
         for pipe in (self._out, self._in):
             async with pipe.changed:
                 pipe.broken = True
                 pipe.changed.notify_all()
+        for each in self.channels:
+            await each.sever()
 
 
 def stream_pair(
-    *, break_after: int | None = None, delay: float = 0.0
+    *, break_after: int | None = None, delay: float = 0.0, channels: int = 0
 ) -> tuple[MemoryStream, MemoryStream]:
-    """Two ends of one stream.
+    """Two ends of one stream, with so many channels.
 
-    ``break_after`` bytes, counted over both directions, get through before it breaks; each write
-    takes ``delay`` seconds.
+    ``break_after`` bytes, counted over both directions and all channels, get through before it
+    breaks; each write takes ``delay`` seconds.
     """
-    there, back, fault = _Pipe(), _Pipe(), _Fault(break_after, delay)
-    return MemoryStream(there, back, fault), MemoryStream(back, there, fault)
+    fault = _Fault(break_after, delay)
+    beside = [_pair(fault) for _ in range(channels)]
+    return _pair(fault, beside)
+
+
+def _pair(
+    fault: _Fault, beside: Sequence[tuple[MemoryStream, MemoryStream]] = ()
+) -> tuple[MemoryStream, MemoryStream]:
+    there, back = _Pipe(), _Pipe()
+    near, far = [pair[0] for pair in beside], [pair[1] for pair in beside]
+    return MemoryStream(there, back, fault, near), MemoryStream(back, there, fault, far)

@@ -54,11 +54,17 @@ async def greet(link: Link, job: str, token: bytes = b"", codecs: tuple[str, ...
         job=job,
         token=token,
         codecs=codecs,
+        channels=link.channels,
     )
     await link.send(hello)
     welcome = await _in_time(link, Welcome)
     if not PROTOCOL_OLDEST <= welcome.version <= PROTOCOL_NEWEST:
         raise ProtocolError(f"Welcome: version {welcome.version} was not offered")
+    if welcome.channels != link.channels:
+        raise ProtocolError(
+            f"{welcome.agent} at {link.peer.address} knows of no channels for memory: "
+            "leave --memory-channels out, or update it"
+        )
     link.bind(welcome.salt)
     return welcome
 
@@ -71,7 +77,14 @@ async def answer(link: Link, salt: int = 0) -> tuple[Hello, Welcome]:
     except ProtocolError as error:
         await link.fail(error)
         raise
-    welcome = Welcome(version=version, agent=AGENT, codecs=_codecs(hello.codecs), salt=salt)
+    link.spread(hello.channels)
+    welcome = Welcome(
+        version=version,
+        agent=AGENT,
+        codecs=_codecs(hello.codecs),
+        channels=hello.channels,
+        salt=salt,
+    )
     link.bind(salt)
     await link.send(welcome)
     return hello, welcome

@@ -1,7 +1,7 @@
 """A connection spoken in messages: control lane, stream lane, bulk lanes, heartbeat.
 
 Lane 0 carries the dialogue and the extents a guest waits for, lane 1 the hypervisor's stream, the
-others bulk data. The link notices a peer that is gone (``ConnectionLost``), silent for longer than
+others bulk data; with channels, as many lanes after lane 1 carry further streams. The link notices a peer that is gone (``ConnectionLost``), silent for longer than
 ``patience`` (``LinkTimeout``), or that gave up (``PeerError``); ``guard`` ends whatever was being
 done with exactly that error.
 """
@@ -16,13 +16,23 @@ from vmferry.api.transport import Connection, Frame, Lane, Limits
 from vmferry.errors import ConnectionLost, LinkError, LinkTimeout, PeerError, ProtocolError
 from vmferry.wire.buffers import Buffers
 from vmferry.wire.codec import MAX_HEAD, decode, encode, salted
-from vmferry.wire.messages import Digests, Extent, Failure, Heartbeat, Message, PendingMap
+from vmferry.wire.messages import (
+    MAX_CHANNELS,
+    Digests,
+    Extent,
+    Failure,
+    Heartbeat,
+    Message,
+    PendingMap,
+)
 
 __all__ = ["LIMITS", "Link", "Payload"]
 
 Payload = memoryview | bytes
 _BUFFERS = Buffers()
-LIMITS = Limits(head=MAX_HEAD, payload=17 << 20, lanes=34, allocate=_BUFFERS.allocate)
+LIMITS = Limits(
+    head=MAX_HEAD, payload=17 << 20, lanes=34 + MAX_CHANNELS, allocate=_BUFFERS.allocate
+)
 """What any peer may send in one frame."""
 
 _INBOX = 64
@@ -55,6 +65,11 @@ class _BoundLane(Lane):
         return await self._lane.receive()
 
 
+def _check_lanes(connection: Connection, channels: int) -> None:
+    if (found := len(connection.lanes)) < 3 + channels:
+        raise ProtocolError(f"a link needs {3 + channels} lanes, the peer opened {found}")
+
+
 class Link:
     """One connection to the other agent. Use it with ``async with``.
 
@@ -62,8 +77,10 @@ class Link:
         connection: from a transport; the link owns it and closes it.
         patience: seconds without any frame after which the peer counts as gone. A heartbeat is
             sent five times in that span, and every second at least: the peer may have less.
+        channels: see ``spread``.
 
     Attributes:
+        channels: lanes after the stream lane that carry further streams.
         peer: who is at the other end.
         moved: frames sent and received so far on all lanes, heartbeats not counted. It stands
             still while nothing moves, although the peer may well answer.
@@ -71,13 +88,14 @@ class Link:
 
     """
 
-    def __init__(self, connection: Connection, *, patience: float = 30.0) -> None:
-        if len(connection.lanes) < 3:
-            raise ProtocolError(f"a link needs 3 lanes, the peer opened {len(connection.lanes)}")
+    def __init__(
+        self, connection: Connection, *, patience: float = 30.0, channels: int = 0
+    ) -> None:
+        _check_lanes(connection, channels)
         self.peer = connection.peer
         self.moved = self.salt = 0
         self._lanes = [_BoundLane(lane, self._count) for lane in connection.lanes[1:]]
-        self._connection = connection
+        self._connection, self.channels = connection, channels
         self._patience = patience
         self._inbox: asyncio.Queue[tuple[Message, Payload]] = asyncio.Queue(_INBOX)
         self._handlers: dict[type[Message], Handler] = {}
@@ -98,14 +116,14 @@ class Link:
         return isinstance(error, LinkError)
 
     @property
-    def stream_lane(self) -> Lane:
-        """The lane of the hypervisor's byte stream."""
-        return self._lanes[0]
+    def stream_lanes(self) -> Sequence[Lane]:
+        """The lanes of the hypervisor's byte stream and of its channels."""
+        return self._lanes[: 1 + self.channels]
 
     @property
     def bulk_lanes(self) -> Sequence[Lane]:
         """The lanes of bulk data, at least one."""
-        return self._lanes[1:]
+        return self._lanes[1 + self.channels :]
 
     async def __aenter__(self) -> Link:
         loop = asyncio.get_running_loop()
@@ -139,6 +157,16 @@ class Link:
         self.salt = salt
         for lane in self._lanes:
             lane.salt = salt
+
+    def spread(self, channels: int) -> None:
+        """As many lanes after the stream lane carry further streams: the peer says so.
+
+        Raises:
+            ProtocolError: it has not opened so many lanes.
+
+        """
+        _check_lanes(self._connection, channels)
+        self.channels = channels
 
     def abort(self) -> None:
         """End the connection at once, as if the network had failed."""

@@ -58,7 +58,7 @@ class _Waits:
 
 
 class LinkStream:
-    """A ``vmferry.api.ByteStream``: the only one of its link.
+    """A ``vmferry.api.ByteStream``: that of a link's stream lane, or of one of its channels.
 
     Each side says on the control lane what it has taken of the other's bytes, and sends no more
     than its ``Window`` allows.
@@ -71,8 +71,10 @@ class LinkStream:
         allow: called with the bytes that are to go before they do; waits while the bandwidth is
             used up.
         choose: compression of each piece; none if left out.
+        number: of the channel; 0 for the stream itself, which makes those of its channels.
 
     Attributes:
+        channels: the streams of the link's channels.
         sent: bytes that were written and have gone, uncompressed.
 
     """
@@ -82,6 +84,7 @@ class LinkStream:
         link: Link,
         allow: Callable[[int], Awaitable[None]],
         choose: StreamChooser = _as_it_is,
+        number: int = 0,
     ) -> None:
         self._link, self._allow, self._choose = link, allow, choose
         self._rest = memoryview(b"")
@@ -91,7 +94,12 @@ class LinkStream:
         self._window = Window(self._clock)
         self._given = self._told = 0
         self.sent = 0
-        link.on(Taken, self._taken)
+        self._number, self._lane = number, link.stream_lanes[number]
+        self.channels: tuple[LinkStream, ...] = ()
+        if not number:
+            rest = range(1, len(link.stream_lanes))
+            self.channels = tuple(LinkStream(link, allow, choose, each) for each in rest)
+            link.on(Taken, self._taken)
 
     async def write(self, data: bytes | memoryview) -> None:
         """Send all of ``data``."""
@@ -109,13 +117,16 @@ class LinkStream:
         if not self._window.fits(len(piece)):
             await self._link.guard(self._window.wait(len(piece)))
         self._window.sent(len(piece))
-        await self._link.stream_lane.send(encode(head), payload)
+        await self._lane.send(encode(head), payload)
         self._waits.add(self._clock() - began, len(payload))
         self.sent += len(piece)
 
     def _taken(self, message: Message, _: Payload) -> None:
         assert isinstance(message, Taken)
-        self._window.taken(message.total)
+        if message.channel > len(self.channels):
+            raise ProtocolError(f"Taken: channel {message.channel} of {len(self.channels)}")
+        stream = self.channels[message.channel - 1] if message.channel else self
+        stream._window.taken(message.total)
 
     async def read(self, limit: int = PIECE) -> bytes | memoryview:
         """Return some bytes, at most ``limit``; empty at the end.
@@ -124,9 +135,9 @@ class LinkStream:
         """
         if self._given - self._told >= STEP:
             self._told = self._given
-            await self._link.send(Taken(total=self._told))
+            await self._link.send(Taken(total=self._told, channel=self._number))
         while not self._rest and not self._ended:
-            self._take(await self._link.receive_on(self._link.stream_lane))
+            self._take(await self._link.receive_on(self._lane))
         piece, self._rest = self._rest[:limit], self._rest[limit:]
         self._given += len(piece)
         return piece
@@ -141,4 +152,4 @@ class LinkStream:
         """Tell the peer that nothing follows."""
         if not self._closed:
             self._closed = True
-            await self._link.stream_lane.send(encode(_END))
+            await self._lane.send(encode(_END))

@@ -46,6 +46,7 @@ from vmferry.wire.messages.data import (
     Taken,
 )
 from vmferry.wire.messages.fields import (
+    MAX_CHANNELS,
     MAX_EPOCH,
     MAX_RECONNECT,
     PROTOCOL_NEWEST,
@@ -65,6 +66,7 @@ from vmferry.wire.messages.ownership import (
 )
 
 __all__ = [
+    "MAX_CHANNELS",
     "MAX_EPOCH",
     "MAX_RECONNECT",
     "MESSAGES",

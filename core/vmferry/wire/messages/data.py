@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from vmferry.wire.messages.fields import Count, Digest, DiskIndex, Length, Message
+from vmferry.wire.messages.fields import Channels, Count, Digest, DiskIndex, Length, Message
 
 __all__ = [
     "Barrier",
@@ -83,10 +83,12 @@ class Taken(Message, frozen=True, kw_only=True):
 
     Attributes:
         total: bytes since the beginning, without heads.
+        channel: which stream: 0 that of the stream lane, then those of the channels.
 
     """
 
     total: Count
+    channel: Channels = 0
 
 
 class Suspended(Message, frozen=True, kw_only=True):

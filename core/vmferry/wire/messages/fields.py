@@ -7,10 +7,12 @@ from typing import Annotated
 import msgspec
 
 __all__ = [
+    "MAX_CHANNELS",
     "MAX_EPOCH",
     "MAX_RECONNECT",
     "PROTOCOL_NEWEST",
     "PROTOCOL_OLDEST",
+    "Channels",
     "Codecs",
     "Count",
     "Digest",
@@ -39,6 +41,9 @@ Long = Annotated[str, msgspec.Meta(max_length=65536)]
 Codecs = Annotated[tuple[Short, ...], msgspec.Meta(max_length=16)]
 MAX_RECONNECT = 30 * 86400
 """Most seconds that a source may ask to be waited for."""
+MAX_CHANNELS = 16
+"""Most channels beside the hypervisor's stream."""
+Channels = Annotated[int, msgspec.Meta(ge=0, le=MAX_CHANNELS)]
 MAX_EPOCH = 1 << 52
 """Highest that a source may say that it knows; those that follow on it have room above."""
 Epoch = Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]

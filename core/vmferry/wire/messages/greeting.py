@@ -11,6 +11,7 @@ from vmferry.api.guest import Guest
 from vmferry.wire.messages.fields import (
     MAX_EPOCH,
     MAX_RECONNECT,
+    Channels,
     Codecs,
     Count,
     Epoch,
@@ -31,6 +32,7 @@ class Hello(Message, frozen=True, kw_only=True):
         job: identifier of the migration.
         token: empty for a new job; else the secret from ``Accepted``, to go on with a known job.
         codecs: compression the source can send, best first.
+        channels: lanes after the stream lane that carry further streams of the hypervisor.
 
     """
 
@@ -40,12 +42,14 @@ class Hello(Message, frozen=True, kw_only=True):
     job: JobId
     token: Annotated[bytes, msgspec.Meta(max_length=64)] = b""
     codecs: Codecs = ()
+    channels: Channels = 0
 
 
 class Welcome(Message, frozen=True, kw_only=True):
     """Answer to ``Hello``: the version both will speak and the codecs the destination reads.
 
     Attributes:
+        channels: those of ``Hello``; fewer if the destination does not know of them.
         salt: random for each connection. On all lanes but the control lane the checksum of a head
             is XORed with it from here on.
 
@@ -54,6 +58,7 @@ class Welcome(Message, frozen=True, kw_only=True):
     version: Count
     agent: Short
     codecs: Codecs = ()
+    channels: Channels = 0
     salt: Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)] = 0
 
 

@@ -9,19 +9,18 @@ from vmferry.api.guest import ArrivingDisk, Guest
 from vmferry.api.hypervisor import Arrival, ByteStream
 from vmferry.errors import GuestStopped, HypervisorError
 from vmferry_hypervisors.qemu.config import decode_config, differences
+from vmferry_hypervisors.qemu.connections import incoming
 from vmferry_hypervisors.qemu.describe import list_drives, read_config
 from vmferry_hypervisors.qemu.disks import attach_disks, match_drives
 from vmferry_hypervisors.qemu.launch import StartedQemu
 from vmferry_hypervisors.qemu.migration import UNCARRIED, Migration, raced
 from vmferry_hypervisors.qemu.options import QemuOptions
 from vmferry_hypervisors.qemu.pivoting import Pivots
-from vmferry_hypervisors.qemu.relay import Relay, socket_pair
 from vmferry_hypervisors.qemu.remains import end_qemu
 from vmferry_support.qmp import Qmp, QmpError
 
 __all__ = ["QemuArrival"]
 
-_FD = "vmferry-in"
 _PATIENCE = 2.0
 _CAPABILITIES = {"events": True, "return-path": True, "late-block-activate": True}
 
@@ -48,8 +47,8 @@ class QemuArrival(Arrival):
     ) -> None:
         self._qmp, self._started, self._guest, self._options = qmp, started, guest, options
         self._migration = Migration(qmp, guest.name, options.timeout)
-        ours, self._theirs = socket_pair()
-        self._relay = Relay(ours, stream)
+        self._channels = len(stream.channels)
+        self._carried = incoming(qmp, stream)
         self._pivots = Pivots(qmp, {}, direct=options.direct)
         self._touched = self._complete = self._active = self._over = False
 
@@ -72,10 +71,9 @@ class QemuArrival(Arrival):
         self._touched = True
         attached = await attach_disks(self._qmp, disks, drives, self._options.reconnect)
         self._pivots = Pivots(self._qmp, attached, direct=self._options.direct)
-        await self._migration.set(_CAPABILITIES, {})
-        await self._qmp.give_fd(_FD, self._theirs.fileno())
-        await self._qmp.execute("migrate-incoming", uri=f"fd:{_FD}")
-        self._theirs.close()
+        await self._migration.set(_CAPABILITIES, {}, self._channels)
+        await self._carried.prepare()
+        await self._qmp.execute("migrate-incoming", uri=self._carried.uri)
 
     async def _refuse_settings(self) -> None:
         """A QEMU that waits for several connections would wait for ever."""
@@ -108,11 +106,11 @@ class QemuArrival(Arrival):
         """
         if self._over:
             raise HypervisorError(f"guest {self._guest.name}: its arrival has ended")
-        self._relay.start()
+        self._carried.start()
         try:
-            await raced(self._migration.reach(("completed",)), self._relay)
+            await raced(self._migration.reach(("completed",)), self._carried)
         except GuestStopped as error:
-            if failure := self._relay.failure:
+            if failure := self._carried.failure:
                 raise failure from error
             said = f": {self._started.said()}" if self._started is not None else ""
             raise HypervisorError(
@@ -164,7 +162,7 @@ class QemuArrival(Arrival):
             raise HypervisorError(f"guest {self._guest.name} runs here and cannot be aborted")
         if self._over:
             return
-        await self._relay.close()  # a QEMU that waits for more of the stream does not quit
+        await self._carried.close()  # a QEMU that waits for more of the stream does not quit
         if self._started is not None:
             await self._started.kill()
         else:
@@ -174,7 +172,6 @@ class QemuArrival(Arrival):
     async def _close(self) -> None:
         self._over = True
         self._migration.deafen()
-        self._theirs.close()
-        await self._relay.close()
+        await self._carried.close()
         with contextlib.suppress(QmpError):
             await self._qmp.close()

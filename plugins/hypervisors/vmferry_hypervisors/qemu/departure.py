@@ -21,9 +21,9 @@ import msgspec
 
 from vmferry.api.hypervisor import ByteStream, Departure, MemoryProgress
 from vmferry.errors import GuestStopped, HypervisorError
+from vmferry_hypervisors.qemu.connections import outgoing
 from vmferry_hypervisors.qemu.migration import FAILED, Migration, raced
 from vmferry_hypervisors.qemu.options import QemuOptions
-from vmferry_hypervisors.qemu.relay import Relay, socket_pair
 from vmferry_hypervisors.qemu.remains import await_exports, quit_qemu
 from vmferry_hypervisors.qemu.returnpath import ReturnPath
 from vmferry_support.qmp import Qmp, QmpError, QmpLost, QmpRefused, QmpTimeout
@@ -71,9 +71,8 @@ class QemuDeparture(Departure):
         self._qmp, self._name, self._files, self._options = qmp, name, files, options
         self._progress = MemoryProgress(total=memory, remaining=memory)
         self._migration = Migration(qmp, name, options.timeout)
-        ours, self._theirs = socket_pair()
         self._return = ReturnPath(stream)
-        self._relay = Relay(ours, self._return)
+        self._carried = outgoing(qmp, self._return)
         self._began = self._over = self._fits = self._asks = False
         self._seconds = 0.0
         self._last: list[int] = []
@@ -88,8 +87,8 @@ class QemuDeparture(Departure):
         if self._asks:
             wanted[_ACK] = True
         limits = {"downtime-limit": _HOLD, "max-bandwidth": self._options.max_bandwidth}
-        await self._migration.set(wanted, limits)
-        await self._qmp.give_fd(self._fd_name, self._theirs.fileno())
+        await self._migration.set(wanted, limits, len(self._return.channels))
+        await self._carried.prepare()
 
     def take_up(self) -> None:
         """Instead of ``prepare``, when another process began: QEMU's defaults are put back.
@@ -97,12 +96,8 @@ class QemuDeparture(Departure):
         But for ``events``, which libvirt turns on when it starts a guest, and relies on.
         """
         self._began = True
-        off = dict.fromkeys(("return-path", "pause-before-switchover", _ACK), False)
+        off = dict.fromkeys(("return-path", "pause-before-switchover", "multifd", _ACK), False)
         self._migration.remember(off, {"downtime-limit": 300, "max-bandwidth": 128 << 20})
-
-    @property
-    def _fd_name(self) -> str:
-        return "vmferry-out"
 
     @property
     def progress(self) -> MemoryProgress:
@@ -127,7 +122,7 @@ class QemuDeparture(Departure):
             if self._near(await self._look()):
                 return
             with contextlib.suppress(QmpTimeout):
-                await raced(self._migration.reach(_STOPPED, self._pause), self._relay)
+                await raced(self._migration.reach(_STOPPED, self._pause), self._carried)
                 return
 
     @property
@@ -145,15 +140,14 @@ class QemuDeparture(Departure):
         self._began = True
         await asyncio.to_thread(self._sync)
         try:
-            await self._qmp.execute("migrate", uri=f"fd:{self._fd_name}")
+            await self._qmp.execute("migrate", uri=self._carried.uri)
         except QmpLost as error:
             raise GuestStopped(f"guest {self._name}: its QEMU has ended") from error
-        self._theirs.close()
-        self._relay.start()
+        self._carried.start()
 
     async def _look(self) -> Mapping[str, Any]:
         info = await self._migration.query()  # first: a QEMU that has ended breaks the relay, too
-        if failure := self._relay.failure:
+        if failure := self._carried.failure:
             raise failure
         if ram := info.get("ram"):
             total = self._progress.total
@@ -207,10 +201,10 @@ class QemuDeparture(Departure):
 
     async def _stop(self, patience: float) -> None:
         try:
-            await raced(self._migration.reach(_STOPPED, patience), self._relay)
+            await raced(self._migration.reach(_STOPPED, patience), self._carried)
         except QmpTimeout:
             await self._qmp.execute("stop")
-            await raced(self._migration.reach(_STOPPED), self._relay)
+            await raced(self._migration.reach(_STOPPED), self._carried)
 
     def _sync(self) -> None:
         """Write the disks' files out while the guest runs; QEMU does so again when it stops it."""
@@ -227,8 +221,8 @@ class QemuDeparture(Departure):
         if not self._began:
             raise HypervisorError(f"guest {self._name} was not suspended")
         await self._qmp.execute("migrate-continue", state="pre-switchover")
-        await raced(self._migration.reach(("completed",)), self._relay)
-        await self._relay.sent_all()
+        await raced(self._migration.reach(("completed",)), self._carried)
+        await self._carried.sent_all()
         self._progress = msgspec.structs.replace(self._progress, remaining=0)
 
     # -- the end
@@ -246,15 +240,14 @@ class QemuDeparture(Departure):
         except QmpLost as error:
             raise GuestStopped(f"guest {self._name}: its QEMU has ended") from error
         finally:
-            await self._relay.close()
+            await self._carried.close()
         await self._end()
 
     async def _take_back(self) -> None:
         if self._began:
             await self._cancel()
         else:
-            with contextlib.suppress(QmpRefused):
-                await self._qmp.execute("closefd", fdname=self._fd_name)
+            await self._carried.withdraw()
         await self._run_on()
 
     async def _cancel(self) -> None:
@@ -264,7 +257,7 @@ class QemuDeparture(Departure):
         us. ``migrate_cancel`` while QEMU is about to enter that state can make it wait for ever
         (``migration_maybe_pause``, QEMU 7.2), so that is done only in that state, or late.
         """
-        await self._relay.close()
+        await self._carried.close()
         loop = asyncio.get_running_loop()
         late, cancelled = loop.time() + _LATE, False
         async with self._patience("does not give up its migration"):
@@ -308,7 +301,7 @@ class QemuDeparture(Departure):
         if self._over:
             return
         self._migration.deafen()
-        await self._relay.close()
+        await self._carried.close()
         try:
             await await_exports(self._qmp)
             await quit_qemu(self._qmp, self._options.timeout)
@@ -319,7 +312,6 @@ class QemuDeparture(Departure):
     async def _end(self) -> None:
         self._over = True
         self._migration.deafen()
-        self._theirs.close()
         with contextlib.suppress(QmpError):
             await self._qmp.close()
 
@@ -327,5 +319,5 @@ class QemuDeparture(Departure):
         """Take back what ``prepare`` did, if it failed."""
         with contextlib.suppress(QmpError):
             await self._migration.restore()
-        await self._relay.close()
+        await self._carried.close()
         await self._end()

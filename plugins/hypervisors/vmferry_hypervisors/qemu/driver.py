@@ -35,7 +35,9 @@ class QemuHypervisor(Hypervisor[QemuOptions]):
     name = "qemu"
     summary = "guests of QEMU with KVM or without, by their QMP sockets"
     options_type = QemuOptions
-    capabilities = HypervisorCapabilities(reattach=Grade.NATIVE, recover=Grade.NATIVE)
+    capabilities = HypervisorCapabilities(
+        memory_channels=Grade.NATIVE, reattach=Grade.NATIVE, recover=Grade.NATIVE
+    )
 
     @property
     def _place(self) -> Place:

@@ -10,28 +10,30 @@ from collections.abc import Awaitable, Collection, Mapping
 from typing import Any, TypeVar
 
 from vmferry.errors import GuestStopped, HypervisorError
-from vmferry_hypervisors.qemu.relay import BrokenOff, Relay
+from vmferry_hypervisors.qemu.connections import Connections
+from vmferry_hypervisors.qemu.relay import BrokenOff
 from vmferry_support.qmp import Event, Listener, Qmp, QmpLost
 
 __all__ = ["FAILED", "UNCARRIED", "Migration", "raced"]
 
 FAILED = ("failed", "cancelled")
-UNCARRIED = ("postcopy-ram", "multifd", "x-colo", "block", "dirty-bitmaps", "rdma-pin-all")
-"""Capabilities that need more than one ordered stream, or do otherwise what the engine does."""
+UNCARRIED = ("postcopy-ram", "x-colo", "block", "dirty-bitmaps", "rdma-pin-all")
+"""Capabilities that need another connection, or do otherwise what the engine does."""
 _EVENTS = ("MIGRATION", "SHUTDOWN", "STOP", "RESUME")
+_CHANNELS = "multifd"
 _LAST_WORD = 1.0
 """Seconds within which the monitor tells of the end of a QEMU, or of its migration, that has broken
 off the stream."""
 T = TypeVar("T")
 
 
-async def raced(work: Awaitable[T], relay: Relay) -> T:
-    """Do ``work``, but raise as soon as the relay breaks; if QEMU broke it, say what it says."""
+async def raced(work: Awaitable[T], carried: Connections) -> T:
+    """Do ``work``, but raise as soon as what carries breaks; if QEMU broke it, say what it says."""
     task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(relay.broken())
+    watch = asyncio.ensure_future(carried.broken())
     try:
         await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if isinstance(relay.failure, BrokenOff):
+        if isinstance(carried.failure, BrokenOff):
             await asyncio.wait({task}, timeout=_LAST_WORD)
         if not task.done():
             watch.result()
@@ -66,9 +68,15 @@ class Migration:
         listed = await self._qmp.execute("query-migrate-capabilities")
         return {each["capability"]: each["state"] for each in listed}
 
-    async def set(self, capabilities: Mapping[str, bool], parameters: Mapping[str, int]) -> None:
-        """Set both, and remember what was before."""
+    async def set(
+        self, capabilities: Mapping[str, bool], parameters: Mapping[str, int], channels: int
+    ) -> None:
+        """Set both, and how many channels memory has, and remember what was before."""
         known = await self.known()
+        if channels or known.get(_CHANNELS):
+            capabilities = {**capabilities, _CHANNELS: channels > 0}
+        if channels:
+            parameters = {**parameters, "multifd-channels": channels}
         if missing := sorted(set(capabilities) - set(known)):
             raise HypervisorError(f"guest {self._name}: its QEMU cannot do {', '.join(missing)}")
         values = await self._qmp.execute("query-migrate-parameters")

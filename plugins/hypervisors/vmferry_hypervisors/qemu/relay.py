@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from typing import TypeVar
 
 from vmferry.api.hypervisor import ByteStream
 from vmferry.errors import ConnectionLost
 
-__all__ = ["BrokenOff", "NoStream", "Relay", "socket_pair"]
+__all__ = ["BrokenOff", "NoStream", "Relay", "enlarge", "socket_pair", "told"]
 
 _PIECE = 512 << 10
 _MUCH = 64 << 10
@@ -21,19 +22,25 @@ long the guest will stand still: so little."""
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
     """Ours, non-blocking, and QEMU's."""
-    ours, theirs = socket.socketpair()
-    for each in (ours, theirs):
-        for usual, forced in ((socket.SO_SNDBUF, 32), (socket.SO_RCVBUF, 33)):
-            try:
-                each.setsockopt(socket.SOL_SOCKET, forced, _BUFFER)  # SO_SNDBUFFORCE of socket(7)
-            except OSError:
-                each.setsockopt(socket.SOL_SOCKET, usual, _BUFFER)
+    ours, theirs = map(enlarge, socket.socketpair())
     ours.setblocking(False)
     return ours, theirs
 
 
+def enlarge(connection: socket.socket) -> socket.socket:
+    """The same, with buffers of the size that suits a migration."""
+    for usual, forced in ((socket.SO_SNDBUF, 32), (socket.SO_RCVBUF, 33)):
+        try:
+            connection.setsockopt(socket.SOL_SOCKET, forced, _BUFFER)  # SO_SNDBUFFORCE of socket(7)
+        except OSError:
+            connection.setsockopt(socket.SOL_SOCKET, usual, _BUFFER)
+    return connection
+
+
 class NoStream:
     """A ``ByteStream`` to nobody, where none will be used."""
+
+    channels = ()
 
     async def write(self, data: bytes | memoryview) -> None:
         """Nobody takes it."""
@@ -57,13 +64,19 @@ class Relay:
     QEMU learns that the other side is gone only by the end of its connection: without it, it would
     wait for ever.
 
+    Args:
+        connection: with QEMU.
+        stream: to the other side.
+        begins: what came from there before.
+
     Attributes:
         sent: bytes from QEMU so far.
 
     """
 
-    def __init__(self, connection: socket.socket, stream: ByteStream) -> None:
+    def __init__(self, connection: socket.socket, stream: ByteStream, begins: bytes = b"") -> None:
         self.sent = 0
+        self._begins = begins
         self._socket, self._stream = connection, stream
         self._out: asyncio.Task[None] | None = None
         self._both: asyncio.Task[None] | None = None
@@ -120,6 +133,7 @@ class Relay:
 
     async def _inward(self) -> None:
         loop = asyncio.get_running_loop()
+        await loop.sock_sendall(self._socket, self._begins)
         while data := await self._stream.read(_PIECE):
             await loop.sock_sendall(self._socket, data)
         with contextlib.suppress(OSError):
@@ -130,7 +144,7 @@ class Relay:
         """Why it broke; ``None`` while it has not."""
         if self._both is None or not self._both.done() or self._both.cancelled():
             return None
-        return _told(self._both.exception())
+        return told(self._both.exception())
 
     async def broken(self) -> None:
         """Return never, but raise when the relay breaks."""
@@ -144,7 +158,7 @@ class Relay:
         """Return when all that QEMU had to say has been handed to the stream, its end included."""
         if self._out is not None:
             await asyncio.wait({self._out})
-            if failure := _told(self._out.exception() if not self._out.cancelled() else None):
+            if failure := told(self._out.exception() if not self._out.cancelled() else None):
                 raise failure
 
     async def close(self) -> None:
@@ -158,7 +172,10 @@ class Relay:
             self._both.exception()
 
 
-def _told(failure: BaseException | None) -> BaseException | None:
+T = TypeVar("T", bound=BaseException | None)
+
+
+def told(failure: T) -> T | BrokenOff:
     """A socket's error as what it means: the connection with QEMU ended."""
     if isinstance(failure, OSError):
         return BrokenOff(f"QEMU broke off its migration stream: {failure}")

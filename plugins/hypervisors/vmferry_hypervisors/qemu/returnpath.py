@@ -27,6 +27,7 @@ class ReturnPath:
     """
 
     def __init__(self, stream: ByteStream) -> None:
+        self.channels = stream.channels
         self._stream = stream
         self._allowed = asyncio.Event()
         self._said = False

@@ -31,6 +31,8 @@ SCRIPT = Path(__file__).with_name("vmferry-block")
 class _NoStream:
     """The stream of a guest that has arrived long since."""
 
+    channels = ()
+
     async def write(self, data: bytes | memoryview) -> None:
         raise ConnectionLost("the memory stream of this migration has ended")
 

@@ -15,6 +15,8 @@ PONG = b"\x00\x02\x00\x04\x00\x00\x00\x2a"
 class Stream:
     """What the other side says, as it comes."""
 
+    channels = ()
+
     def __init__(self) -> None:
         self.inbox: asyncio.Queue[bytes] = asyncio.Queue()
         self.wrote: list[bytes] = []
