@@ -114,9 +114,31 @@ async def test_what_speaks_against_leaving_is_found(folder: Path) -> None:
         )
         assert await codes(folder, "g") == {"guest-job"}
         await qmp.execute(
-            "migrate-set-capabilities", capabilities=[{"capability": "multifd", "state": True}]
+            "migrate-set-capabilities", capabilities=[{"capability": "x-colo", "state": True}]
         )
         assert "qemu-setting" in await codes(folder, "g")
+
+
+@pytest.mark.parametrize("channels", [0, 2])
+async def test_channels_are_as_asked_for_and_then_as_they_were(folder: Path, channels: int) -> None:
+    async with qemu(folder, "g", *TOP, "-device", "virtio-blk-pci,drive=top") as qmp:
+
+        async def multifd() -> tuple[bool, int]:
+            said = await qmp.execute("query-migrate-capabilities")
+            on = {each["capability"] for each in said if each["state"]}
+            parameters = await qmp.execute("query-migrate-parameters")
+            return "multifd" in on, parameters["multifd-channels"]
+
+        state = [{"capability": "multifd", "state": not channels}]
+        await qmp.execute("migrate-set-capabilities", capabilities=state)
+        await qmp.execute("migrate-set-parameters", {"multifd-channels": 5})
+        source = driver(folder)
+        near, _ = stream_pair(channels=channels)
+        departure = await source.depart(await source.describe("g"), near)
+        assert await multifd() == ((True, 2) if channels else (False, 5))
+        await departure.resume()
+        assert await multifd() == (not channels, 5)
+        assert not list(folder.glob(".*-memory"))
 
 
 async def test_a_guest_that_is_taken_up_keeps_the_events_that_libvirt_wants(folder: Path) -> None:
@@ -162,7 +184,9 @@ async def test_a_waiting_qemu_that_differs_is_refused_and_left_alone(
         assert (await qmp.execute("query-status"))["status"] == "inmigrate"
 
 
-async def test_a_waiting_qemu_that_is_set_to_several_streams_is_refused(folder: Path) -> None:
+async def test_a_waiting_qemu_set_to_what_cannot_be_carried_is_refused(
+    folder: Path,
+) -> None:
     source, waiting = folder / "source", folder / "waiting"
     same = [*TOP, "-device", "virtio-blk-pci,drive=top"]
     async with (
@@ -170,10 +194,10 @@ async def test_a_waiting_qemu_that_is_set_to_several_streams_is_refused(folder: 
         qemu(waiting, "g", "-S", "-incoming", "defer", *same) as qmp,
     ):
         guest = await driver(source).describe("g")
-        multifd = [{"capability": "multifd", "state": True}]
-        await qmp.execute("migrate-set-capabilities", capabilities=multifd)
+        colo = [{"capability": "x-colo", "state": True}]
+        await qmp.execute("migrate-set-capabilities", capabilities=colo)
         destination = driver(waiting, incoming=str(waiting / "g.qmp"))
-        with pytest.raises(HypervisorError, match="multifd"):
+        with pytest.raises(HypervisorError, match="x-colo"):
             await destination.arrive(guest, arriving(guest), stream_pair()[0])
         assert (await qmp.execute("query-status"))["status"] == "inmigrate"
         assert not (await qmp.execute("query-migrate"))

@@ -75,6 +75,45 @@ async def test_a_guest_moves_while_it_writes(
         assert len(hosts.trial.record.switches) == 1
 
 
+async def until_channels_carry(qmp: Qmp) -> None:
+    said = None
+    while not said:
+        await asyncio.sleep(0.05)
+        said = (await qmp.execute("query-migrate")).get("ram", {}).get("multifd-bytes")
+
+
+async def test_memory_goes_by_several_channels() -> None:
+    async with two_hosts(8 * MIB, write_rate=150, memory_fill=6 * MIB) as hosts:
+        process = hosts.run(await asyncio.to_thread(hosts.serve), "--memory-channels", "3", *SLOW)
+        await asyncio.to_thread(hosts.until, process, phase="push-memory")
+        async with await Qmp.connect(str(hosts.trial.control("source"))) as qmp:
+            async with asyncio.timeout(30):
+                await until_channels_carry(qmp)
+        code, errors = await hosts.ended(process)
+        assert code == 0, errors
+        await hosts.goes_on()
+        assert await hosts.left_in_qemu("destination") == []
+        verdict = await hosts.judge_there()
+        assert verdict.good, verdict
+
+
+@pytest.mark.qemu
+async def test_a_command_that_is_killed_while_channels_carry_memory_is_taken_up() -> None:
+    async with two_hosts(8 * MIB, write_rate=150, memory_fill=6 * MIB) as hosts:
+        options = ("--memory-channels", "2", *SLOW)
+        process = hosts.run(await asyncio.to_thread(hosts.serve), *options)
+        begun = await asyncio.to_thread(hosts.until, process, phase="push-memory")
+        await asyncio.sleep(1)
+        process.kill()
+        await hosts.ended(process)
+        code, errors = await hosts.ended(hosts.resume(begun["job"]))
+        assert code == 0, errors
+        assert not list((hosts.folder / "source").glob(".*"))
+        await hosts.goes_on()
+        verdict = await hosts.judge_there()
+        assert verdict.good, verdict
+
+
 async def test_an_idle_guest_has_the_same_disk_there() -> None:
     async with two_hosts(format="qcow2", idle=True, prefill=0.5) as hosts:
         await hosts.moved(volume="qcow2")
@@ -131,11 +170,17 @@ async def test_a_guest_that_writes_faster_than_the_link_moves_and_reads_on_deman
 
 
 @pytest.mark.parametrize(
-    "phase", ["push-disk", pytest.param("push-memory", marks=pytest.mark.qemu)]
+    ("phase", "channels"),
+    [
+        ("push-disk", "0"),
+        pytest.param("push-memory", "0", marks=pytest.mark.qemu),
+        ("push-memory", "2"),
+    ],
 )
-async def test_an_interrupted_migration_leaves_the_guest_alone(phase: str) -> None:
+async def test_an_interrupted_migration_leaves_the_guest_alone(phase: str, channels: str) -> None:
     async with two_hosts(write_rate=150, format="qcow2") as hosts:
-        process = hosts.run(await asyncio.to_thread(hosts.serve), *SLOW)
+        address = await asyncio.to_thread(hosts.serve)
+        process = hosts.run(address, "--memory-channels", channels, *SLOW)
         await asyncio.to_thread(hosts.until, process, phase=phase)
         process.send_signal(signal.SIGINT)
         code, errors = await hosts.ended(process)

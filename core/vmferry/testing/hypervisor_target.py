@@ -13,6 +13,7 @@ from vmferry.testing.checks import check, refuses
 from vmferry.testing.hypervisor_base import (
     ABORT,
     ACTIVE,
+    CHANNELS,
     DOWNTIME,
     ENDS,
     FINISH,
@@ -156,7 +157,35 @@ class StreamConformance:
     @pytest.mark.parametrize("share", [0.0, 0.003, 0.4, 0.93, 1.0])
     async def test_broken_stream(self, bench: HypervisorBench, share: float) -> None:
         """A stream that breaks anywhere is an error at once, and the guest can be resumed."""
-        departure, arrival = await bench.begin(break_after=await self._point(bench, share))
+        await self._broken(bench, share)
+
+    @pytest.mark.parametrize("share", [0.01, 0.6])
+    async def test_broken_channels(self, bench: HypervisorBench, share: float) -> None:
+        """So does one whose channels break with it."""
+        self._needs_channels(bench)
+        await self._broken(bench, share, channels=2)
+
+    async def test_channels_carry_all(self, bench: HypervisorBench) -> None:
+        """With channels nothing is lost, as without."""
+        self._needs_channels(bench)
+        departure, arrival = await bench.begin(channels=3)
+        await bench.push(departure, arrival)
+        await bench.switch(departure, arrival)
+        await departure.destroy()
+        check(await bench.runs("destination"), ACTIVE, "activated, it stands still")
+        carried = all(each.written for each in bench.stream.channels)
+        check(carried, CHANNELS, "its capability says so, and it does not use them")
+        wrong = await bench.rig.verdict("destination", bench.copies)
+        check(not wrong, WHOLE, wrong)
+
+    @staticmethod
+    def _needs_channels(bench: HypervisorBench) -> None:
+        if bench.rig.source.capabilities.memory_channels is Grade.NONE:
+            pytest.skip("it sends memory by one stream, and says so")
+
+    async def _broken(self, bench: HypervisorBench, share: float, channels: int = 0) -> None:
+        point = await self._point(bench, share, channels)
+        departure, arrival = await bench.begin(break_after=point, channels=channels)
         failed = await self._try(bench, departure, arrival)
         broke = bench.stream.broke  # less may have been sent than on the trial run
         check(failed or not broke, ENDS, "the stream broke, and both sides say that all is well")
@@ -168,9 +197,9 @@ class StreamConformance:
         check(not wrong, RESUME, wrong)
 
     @staticmethod
-    async def _point(bench: HypervisorBench, share: float) -> int:
+    async def _point(bench: HypervisorBench, share: float, channels: int) -> int:
         """The byte at which to break: a share of what a whole migration sends, less the last."""
-        one, other = stream_pair()
+        one, other = stream_pair(channels=channels)
         departure, arrival = await bench.depart(one), await bench.arrive(other)
         receiving = asyncio.ensure_future(arrival.receive())
         await departure.precopy()

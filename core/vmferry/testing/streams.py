@@ -36,6 +36,7 @@ class MemoryStream:
 
     Attributes:
         channels: further streams, which share its fate.
+        written: bytes that this end has sent by itself.
 
     """
 
@@ -44,10 +45,11 @@ class MemoryStream:
     ) -> None:
         self._out, self._in, self._fault = out, into, fault
         self.channels = channels
+        self.written = 0
 
     @property
     def sent(self) -> int:
-        """Bytes that went through, both directions together."""
+        """Bytes that went through, both directions and all channels together."""
         return self._fault.sent
 
     @property
@@ -77,6 +79,7 @@ class MemoryStream:
             self._out.pieces.append(piece)
             self._out.size += len(piece)
             self._fault.sent += len(piece)
+            self.written += len(piece)
             self._out.changed.notify_all()
 
     async def read(self, limit: int = 1 << 20) -> bytes:

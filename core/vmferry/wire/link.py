@@ -1,9 +1,9 @@
 """A connection spoken in messages: control lane, stream lane, bulk lanes, heartbeat.
 
 Lane 0 carries the dialogue and the extents a guest waits for, lane 1 the hypervisor's stream, the
-others bulk data; with channels, as many lanes after lane 1 carry further streams. The link notices a peer that is gone (``ConnectionLost``), silent for longer than
-``patience`` (``LinkTimeout``), or that gave up (``PeerError``); ``guard`` ends whatever was being
-done with exactly that error.
+others bulk data; with channels, as many lanes after lane 1 carry further streams. The link notices
+a peer that is gone (``ConnectionLost``), silent for longer than ``patience`` (``LinkTimeout``), or
+that gave up (``PeerError``); ``guard`` ends whatever was being done with exactly that error.
 """
 
 from __future__ import annotations

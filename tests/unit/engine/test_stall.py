@@ -97,7 +97,7 @@ def test_whatever_moves_now_and_then_keeps_it_alive(way: str) -> None:
                 elif way == "control":
                     await bench.there.send(Reached(serial=number))
                 elif way == "stream":
-                    await bench.here.stream_lane.send(BARRIER)
+                    await bench.here.stream_lanes[0].send(BARRIER)
                 elif way == "memory":
                     memory += 1
                 else:

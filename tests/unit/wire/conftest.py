@@ -11,12 +11,15 @@ from vmferry_transports.memory import MemoryTransport
 
 
 @pytest.fixture
-async def connections() -> AsyncIterator[tuple[Connection, Connection]]:
+async def connections(
+    request: pytest.FixtureRequest,
+) -> AsyncIterator[tuple[Connection, Connection]]:
     transport = MemoryTransport()
     address = Address.parse("memory://link-test")
     listener = await transport.listen(address, limits=LIMITS)
     both = await asyncio.gather(
-        transport.connect(address, lanes=4, limits=LIMITS), listener.accept()
+        transport.connect(address, lanes=getattr(request, "param", 4), limits=LIMITS),
+        listener.accept(),
     )
     yield both[0], both[1]
     for connection in both:

@@ -146,6 +146,34 @@ async def test_versions_and_codecs_are_agreed(connections: Pair) -> None:
         assert hello.job == "a1b2c3d4"
 
 
+@pytest.mark.parametrize("connections", [5], indirect=True)
+async def test_channels_are_agreed(connections: Pair) -> None:
+    async with Link(connections[0], channels=2) as source, Link(connections[1]) as destination:
+        await asyncio.gather(greet(source, "a1b2c3d4"), answer(destination))
+        assert destination.channels == 2
+        assert len(destination.stream_lanes) == 3
+        assert len(destination.bulk_lanes) == 1
+
+
+async def test_more_channels_than_lanes_are_refused(connections: Pair) -> None:
+    with pytest.raises(ProtocolError, match="5 lanes, the peer opened 4"):
+        Link(connections[0], channels=2)
+    async with Link(connections[0]) as source, Link(connections[1]) as destination:
+        hello = Hello(oldest=1, newest=1, agent="x", job="a1b2c3d4", channels=2)
+        await source.send(hello)
+        with pytest.raises(ProtocolError, match="5 lanes, the peer opened 4"):
+            await answer(destination)
+
+
+async def test_an_agent_that_knows_no_channels_is_told_apart(connections: Pair) -> None:
+    async with Link(connections[0], channels=1) as source, Link(connections[1]) as destination:
+        greeting = asyncio.ensure_future(greet(source, "a1b2c3d4"))
+        await destination.expect(Hello)
+        await destination.send(Welcome(version=1, agent="vmferry 0.0"))
+        with pytest.raises(ProtocolError, match=r"vmferry 0.0 .* leave --memory-channels out"):
+            await greeting
+
+
 async def test_no_common_version_is_said_to_both(connections: Pair) -> None:
     source = Link(connections[0])
     with pytest.raises(PeerError, match="no common protocol version: future speaks 8 to 9"):
@@ -216,8 +244,8 @@ async def test_a_frame_of_an_earlier_connection_is_refused_on_every_lane_but_con
             assert await destination.receive_on(theirs) == (Barrier(serial=1), b"")
         source.bind(0x1234_5678)
         await source.bulk_lanes[0].send(encode(Barrier(serial=2)))
-        await source.stream_lane.send(encode(Stream(length=0, digest=digest_of(b""))))
-        for lane in (destination.bulk_lanes[0], destination.stream_lane):
+        await source.stream_lanes[0].send(encode(Stream(length=0, digest=digest_of(b""))))
+        for lane in (destination.bulk_lanes[0], destination.stream_lanes[0]):
             with pytest.raises(match="does not match its checksum"):
                 await destination.receive_on(lane)
         await source.send(Go(epoch=4))

@@ -12,7 +12,7 @@ from vmferry.wire.codec import encode
 from vmferry.wire.compress import Codec, compress
 from vmferry.wire.digests import digest_of
 from vmferry.wire.link import Link
-from vmferry.wire.messages import Barrier, Stream
+from vmferry.wire.messages import Barrier, Stream, Taken
 from vmferry.wire.stream import PIECE, LinkStream
 from vmferry.wire.tasks import together
 from vmferry.wire.window import LEAST
@@ -167,3 +167,52 @@ async def test_a_piece_that_is_too_long_is_refused_unpacked(connections: Pair) -
         await connections[0].lanes[1].send(head, PACKED)
         with pytest.raises(ProtocolError, match="length"):
             await LinkStream(link, asyncio.sleep).read()
+
+
+@pytest.mark.parametrize("connections", [6], indirect=True)
+async def test_channels_carry_what_is_theirs(connections: Pair) -> None:
+    async with Link(connections[0], channels=3) as one, Link(connections[1]) as other:
+        other.spread(3)
+        left, right = LinkStream(one, at_once), LinkStream(other, at_once)
+        assert len(one.bulk_lanes) == len(other.bulk_lanes) == 1
+        for number, each in enumerate((left, *left.channels)):
+            await each.write(bytes([number]) * 100)
+            await each.write_eof()
+        for number, each in enumerate((right, *right.channels)):
+            assert bytes(await each.read()) == bytes([number]) * 100
+            assert not await each.read()
+
+
+@pytest.mark.parametrize("connections", [6], indirect=True)
+async def test_a_channel_that_nobody_reads_holds_up_no_other(connections: Pair) -> None:
+    async with Link(connections[0], channels=2) as one, Link(connections[1]) as other:
+        other.spread(2)
+        left, right = LinkStream(one, at_once), LinkStream(other, at_once)
+        waiting = asyncio.ensure_future(left.channels[0].write(bytes(8 * LEAST)))
+        data = NOISE * 16
+
+        async def receive() -> bytes:
+            parts = bytearray()
+            while piece := await right.channels[1].read():
+                parts += piece
+            return bytes(parts)
+
+        async def send() -> None:
+            await left.channels[1].write(data)
+            await left.channels[1].write_eof()
+
+        _, got = await asyncio.wait_for(together(send(), receive()), 20)
+        assert got == data
+        assert not waiting.done()
+        assert left.channels[0].sent <= LEAST
+        waiting.cancel()
+
+
+async def test_what_is_said_of_a_channel_that_is_not_there_ends_the_link(
+    connections: Pair,
+) -> None:
+    with pytest.raises(ProtocolError, match="channel 1 of 0"):
+        async with Link(connections[0]) as one, Link(connections[1]) as other:
+            LinkStream(one, at_once)
+            await other.send(Taken(total=1, channel=1))
+            await one.guard(asyncio.sleep(5))

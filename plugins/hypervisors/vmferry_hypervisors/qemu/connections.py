@@ -190,8 +190,7 @@ class _Opened(_Several):
 
     def __init__(self, qmp: Qmp, stream: ByteStream) -> None:
         super().__init__(qmp, stream)
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.setblocking(False)
+        self._listener: socket.socket | None = None
         self._turn = asyncio.Lock()
 
     async def prepare(self) -> None:
@@ -200,24 +199,28 @@ class _Opened(_Several):
 
     def _listen(self) -> None:
         """For QEMU alone, whoever it runs as."""
+        listener = self._listener = socket.socket(socket.AF_UNIX)
+        listener.setblocking(False)
         mask = os.umask(0o177)
         try:
-            self._listener.bind(str(self._path))
+            listener.bind(str(self._path))
         finally:
             os.umask(mask)
         owner = self._monitor.stat()
         if owner.st_uid != os.geteuid():
             os.chown(self._path, owner.st_uid, owner.st_gid)
-        self._listener.listen(1 + len(self._stream.channels))
+        listener.listen(1 + len(self._stream.channels))
 
     async def _open(self, stream: ByteStream) -> Relay:
+        assert self._listener is not None, "prepare it first"
         async with self._turn:
             connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
         return Relay(enlarge(connection), stream)
 
     async def close(self) -> None:
         await super().close()
-        self._listener.close()
+        if self._listener is not None:
+            self._listener.close()
 
 
 class _Reached(_Several):

@@ -53,7 +53,7 @@ async def test_an_old_qemu_is_refused_whatever_else_it_says():
     assert await codes(Answers((5, 1, 0))) == ["qemu-old"]
 
 
-@pytest.mark.parametrize("name", ["multifd", "postcopy-ram"])
+@pytest.mark.parametrize("name", ["x-colo", "postcopy-ram"])
 async def test_a_setting_that_cannot_be_carried_is_refused(name):
     said = [{"capability": each, "state": True} for each in ("events", "return-path", name)]
     found = await codes(Answers(query_migrate_capabilities=said))
