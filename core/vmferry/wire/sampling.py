@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from vmferry.units import KIB
 from vmferry.wire.compress import Buffer, Codec, compress
+from vmferry.wire.flow import Flow
 
 __all__ = ["SAMPLE", "Sampler", "StreamSampler"]
 
@@ -14,6 +15,7 @@ SAMPLE = 64 * KIB
 _SMALLEST = 4 * KIB
 _CLEARLY = 0.9
 _RAREST = 32
+_RAREST_OF_STREAM = 8
 _WEIGHT = 0.4
 
 
@@ -29,7 +31,9 @@ class _Samples:
         clock: Callable[[], float] | None,
         threads: int,
         every: int,
+        rarest: int,
     ) -> None:
+        self._rarest = rarest
         self.codecs = [codec for codec in dict.fromkeys(codecs) if codec is not Codec.NONE]
         self._clock, self._threads, self._every = clock, threads, every
         self._seen: dict[Codec, tuple[float, float]] = {}
@@ -56,7 +60,7 @@ class _Samples:
                 before[1] + _WEIGHT * (cost - before[1]),
             )
             shrinks |= self._seen[codec][0] < _CLEARLY
-        self._rarely = 1 if shrinks else min(self._rarely * 2, _RAREST)
+        self._rarely = 1 if shrinks else min(self._rarely * 2, self._rarest)
 
     def of(self, codec: Codec) -> tuple[float, float]:
         """Bytes that it makes of one, and the seconds that it takes to."""
@@ -99,7 +103,7 @@ class Sampler:
         threads: int = 1,
         every: int = 16,
     ) -> None:
-        self._samples = _Samples(codecs, clock, threads, every)
+        self._samples = _Samples(codecs, clock, threads, every, _RAREST)
         self._capacity = 0.0
         self.codec = Codec.NONE
 
@@ -138,10 +142,10 @@ class Sampler:
 
 
 class StreamSampler:
-    """For a stream, whose pieces are compressed and sent one after the other.
+    """For a stream: the link carries one piece while the next is compressed.
 
-    So a byte takes as long as both together. Nothing is compressed until it is known how long the
-    link lets a piece wait.
+    So a byte takes as long as the link needs for it, or as all else that is done to it. Nothing is
+    compressed for a receiver that cannot take more than comes: it would have to unpack it besides.
 
     Args:
         codecs, clock, every: as for ``Sampler``.
@@ -158,25 +162,28 @@ class StreamSampler:
         *,
         every: int = 16,
     ) -> None:
-        self._samples = _Samples(codecs, clock, 1, every)
+        self._samples = _Samples(codecs, clock, 1, every, _RAREST_OF_STREAM)
         self.codec = Codec.NONE
 
-    def choose(self, data: Buffer, wait: float) -> Codec:
+    def choose(self, data: Buffer, flow: Flow) -> Codec:
         """The codec for this piece.
 
         Args:
             data: the piece. Its first 64 KiB are compressed if a sample is due.
-            wait: seconds for which the link lets a byte of payload wait, of late; 0 if not at all,
-                or not known yet.
+            flow: what is seen of the stream so far.
 
         """
-        if not wait or not self._samples.codecs or len(data) < _SMALLEST:
+        capacity = flow.capacity
+        if not capacity or not self._samples.codecs or len(data) < _SMALLEST:
             return Codec.NONE
+        if flow.sated or (self.codec is Codec.NONE and not flow.starving):
+            self.codec = Codec.NONE
+            return self.codec
         self._samples.take(data)
 
         def seconds(codec: Codec) -> float:
             ratio, cost = self._samples.of(codec)
-            return cost + ratio * wait
+            return max(cost + flow.besides, ratio / capacity)
 
         self.codec = self._samples.better(self.codec, seconds)
         return self.codec

@@ -9,6 +9,7 @@ from vmferry.errors import ConnectionLost, ProtocolError
 from vmferry.wire.codec import encode
 from vmferry.wire.compress import Codec, expand, shrink
 from vmferry.wire.digests import check_digest, digest_of
+from vmferry.wire.flow import Flow
 from vmferry.wire.link import Link, Payload
 from vmferry.wire.messages import Message, Stream, Taken
 from vmferry.wire.window import LEAST, STEP, Window
@@ -18,15 +19,14 @@ __all__ = ["LinkStream", "StreamChooser"]
 PIECE = LEAST // 2
 """Bytes: with what the receiver has taken and not told of, less than ``STEP``, it always fits."""
 
-_FADES = 0.8
 _END = Stream(length=0, digest=digest_of(b""))
 
 
-StreamChooser = Callable[[memoryview, float], Codec]
-"""Decides how a piece is compressed, by its bytes and by how long the link lets a byte wait."""
+StreamChooser = Callable[[memoryview, Flow], Codec]
+"""Decides how a piece is compressed, by its bytes and by how the stream fares."""
 
 
-def _as_it_is(_: memoryview, __: float) -> Codec:
+def _as_it_is(_: memoryview, __: Flow) -> Codec:
     return Codec.NONE
 
 
@@ -39,22 +39,6 @@ def _opened(message: Message, payload: Payload) -> memoryview:
         data = memoryview(expand("Stream", message.codec, payload, message.length))
     check_digest("Stream", data, message.digest)
     return memoryview(data)
-
-
-class _Waits:
-    """How long the link lets a byte of payload wait: the last pieces weigh most."""
-
-    def __init__(self) -> None:
-        self._seconds = self._bytes = 0.0
-
-    def add(self, seconds: float, size: int) -> None:
-        self._seconds = _FADES * self._seconds + seconds
-        self._bytes = _FADES * self._bytes + size
-
-    @property
-    def mean(self) -> float:
-        """Seconds; 0 at the beginning."""
-        return self._seconds / self._bytes if self._bytes else 0.0
 
 
 class LinkStream:
@@ -89,10 +73,11 @@ class LinkStream:
         self._link, self._allow, self._choose = link, allow, choose
         self._rest = memoryview(b"")
         self._ended = self._closed = False
-        self._waits = _Waits()
+        self._flow = Flow()
         self._clock = asyncio.get_running_loop().time
         self._window = Window(self._clock)
         self._given = self._told = 0
+        self._told_at, self._waited = self._clock(), 0.0
         self.sent = 0
         self._number, self._lane = number, link.stream_lanes[number]
         self.channels: tuple[LinkStream, ...] = ()
@@ -110,15 +95,24 @@ class LinkStream:
             await self._write(view[start : start + PIECE])
 
     async def _write(self, piece: memoryview) -> None:
-        codec, payload = shrink(self._choose(piece, self._waits.mean), piece)
-        head = Stream(length=len(piece), digest=digest_of(piece), codec=codec.value)
         began = self._clock()
+        codec, payload = shrink(self._choose(piece, self._flow), piece)
+        packed = self._clock()
+        head = Stream(length=len(piece), digest=digest_of(piece), codec=codec.value)
+        ready = self._clock()
         await self._allow(len(payload))
-        if not self._window.fits(len(piece)):
-            await self._link.guard(self._window.wait(len(piece)))
-        self._window.sent(len(piece))
+        if not self._window.fits(len(payload)):
+            await self._link.guard(self._window.wait(len(payload)))
+        self._window.sent(len(piece), len(payload))
         await self._lane.send(encode(head), payload)
-        self._waits.add(self._clock() - began, len(payload))
+        gone = self._clock()
+        self._flow.went(
+            len(piece),
+            len(payload),
+            elapsed=gone - began,
+            packing=packed - began,
+            blocked=gone - ready,
+        )
         self.sent += len(piece)
 
     def _taken(self, message: Message, _: Payload) -> None:
@@ -127,6 +121,7 @@ class LinkStream:
             raise ProtocolError(f"Taken: channel {message.channel} of {len(self.channels)}")
         stream = self.channels[message.channel - 1] if message.channel else self
         stream._window.taken(message.total)
+        stream._flow.heard(message.idle)
 
     async def read(self, limit: int = PIECE) -> bytes | memoryview:
         """Return some bytes, at most ``limit``; empty at the end.
@@ -134,13 +129,22 @@ class LinkStream:
         Those returned before count as taken.
         """
         if self._given - self._told >= STEP:
-            self._told = self._given
-            await self._link.send(Taken(total=self._told, channel=self._number))
+            await self._tell()
         while not self._rest and not self._ended:
-            self._take(await self._link.receive_on(self._lane))
+            began = self._clock()
+            received = await self._link.receive_on(self._lane)
+            self._waited += self._clock() - began
+            self._take(received)
         piece, self._rest = self._rest[:limit], self._rest[limit:]
         self._given += len(piece)
         return piece
+
+    async def _tell(self) -> None:
+        now = self._clock()
+        span = now - self._told_at
+        idle = round(100 * min(1.0, self._waited / span)) if span else 0
+        self._told, self._told_at, self._waited = self._given, now, 0.0
+        await self._link.send(Taken(total=self._told, channel=self._number, idle=idle))
 
     def _take(self, received: tuple[Message, Payload] | None) -> None:
         if received is None:

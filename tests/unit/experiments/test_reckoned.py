@@ -98,12 +98,25 @@ async def simulate(load: str, **values: Any) -> Result:
 
 
 async def test_the_engine_runs_on_virtual_time() -> None:
-    result = await simulate("web", bandwidth=MIB, block_size=4096)
+    slow = {"bandwidth": MIB, "block_size": 4096, "compression": "none"}
+    result = await simulate("web", **slow)
     assert result.outcome == "done", result.error
-    assert (result.figures["total"] or 0) > 1
+    assert (result.figures["total"] or 0) > 2
     assert result.rounds[0].scanned == 2 * MIB
     assert {one.role for one in result.phases} == {"source", "destination"}
-    assert (await simulate("web", bandwidth=MIB, block_size=4096)).figures == result.figures
+    assert (await simulate("web", **slow)).figures == result.figures
+
+
+async def test_disks_and_memory_go_compressed_or_not() -> None:
+    """What is simulated shrinks to next to nothing."""
+    seconds = {}
+    for compression in ("none", "zstd"):
+        result = await simulate("web", bandwidth=MIB, compression=compression)
+        assert result.outcome == "done", result.error
+        times = {one.name: one.seconds for one in result.phases if one.role == "source"}
+        seconds[compression] = times["push-disk"], times["push-memory"]
+    for plain, packed in zip(seconds["none"], seconds["zstd"], strict=True):
+        assert packed < plain / 10
 
 
 REFUSED = {

@@ -87,6 +87,3 @@ def test_lz4_that_cannot_be_that_long_is_refused_before_allocating() -> None:
 def test_noise_is_refused_or_has_the_length(codec: Codec, noise: bytes, length: int) -> None:
     with contextlib.suppress(ProtocolError):
         assert len(decompress(codec, noise, length)) == length
-
-
-# -- the sampler

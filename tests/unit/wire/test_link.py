@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from vmferry.api import Address, Connection
-from vmferry.errors import ConnectionLost, LinkTimeout, PeerError, ProtocolError
+from vmferry.errors import ConnectionLost, DigestMismatch, LinkTimeout, PeerError, ProtocolError
 from vmferry.simulation.loop import run
 from vmferry.wire.codec import encode
 from vmferry.wire.digests import digest_of
@@ -246,7 +246,7 @@ async def test_a_frame_of_an_earlier_connection_is_refused_on_every_lane_but_con
         await source.bulk_lanes[0].send(encode(Barrier(serial=2)))
         await source.stream_lanes[0].send(encode(Stream(length=0, digest=digest_of(b""))))
         for lane in (destination.bulk_lanes[0], destination.stream_lanes[0]):
-            with pytest.raises(match="does not match its checksum"):
+            with pytest.raises(DigestMismatch, match="does not match its checksum"):
                 await destination.receive_on(lane)
         await source.send(Go(epoch=4))
         assert await destination.expect(Go) == Go(epoch=4)

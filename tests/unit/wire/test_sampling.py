@@ -7,6 +7,7 @@ import pytest
 
 from vmferry.units import KIB, MIB
 from vmferry.wire.compress import Codec, compress
+from vmferry.wire.flow import Flow
 from vmferry.wire.sampling import SAMPLE, Sampler, StreamSampler
 
 RANDOM = random.Random(1).randbytes(256 * KIB)
@@ -113,37 +114,69 @@ def test_small_extents_and_codecs_nobody_speaks() -> None:
     assert settle(Sampler([Codec.LZ4]), TEXT, 0) is Codec.LZ4
 
 
-def settled(sampler: StreamSampler, data: bytes, rate: float) -> Codec:
+def flow_of(capacity: float, *, idle: int = 100, besides: float = 0.0) -> Flow:
+    """A stream whose link takes so much, and whose receiver waits for so many percent."""
+    flow = Flow()
+    for _ in range(100):
+        seconds = MIB / capacity
+        busy = MIB * besides
+        flow.went(MIB, MIB, elapsed=seconds + busy, packing=0.0, blocked=seconds)
+        flow.heard(idle)
+    return flow
+
+
+def settled(sampler: StreamSampler, data: bytes, flow: Flow) -> Codec:
     for _ in range(400):
-        sampler.choose(data, 1 / rate)
+        sampler.choose(data, flow)
     return sampler.codec
 
 
 @pytest.mark.parametrize(
     ("rate", "expected"),
-    [(MIB, Codec.ZSTD), (100 * MIB, Codec.LZ4), (5000 * MIB, Codec.NONE)],
+    [(10 * MIB, Codec.ZSTD), (400 * MIB, Codec.LZ4), (5000 * MIB, Codec.NONE)],
 )
 def test_the_faster_the_link_the_less_of_a_stream_is_compressed(
     rate: float, expected: Codec
 ) -> None:
-    assert settled(StreamSampler(clock=costs(SLOW_CPU, FAST_CPU)), TEXT, rate) is expected
+    stream = StreamSampler(clock=costs(SLOW_CPU, FAST_CPU))
+    assert settled(stream, TEXT, flow_of(rate)) is expected
 
 
-def test_a_stream_waits_for_compressing_and_for_the_link() -> None:
-    rate = 110 * MIB  # compressing at 100 MiB/s would pay if both went on at once
-    assert settle(Sampler([Codec.ZSTD], costs(SLOW_CPU, SLOW_CPU)), TEXT, rate / 2) is Codec.ZSTD
+def test_the_link_carries_one_piece_of_a_stream_while_the_next_is_compressed() -> None:
+    stream = StreamSampler([Codec.ZSTD], costs(SLOW_CPU, SLOW_CPU))  # at 100 MiB/s
+    assert settled(stream, TEXT, flow_of(85 * MIB)) is Codec.ZSTD
+
+
+def test_what_else_a_piece_takes_counts_beside_compressing() -> None:
     stream = StreamSampler([Codec.ZSTD], costs(SLOW_CPU, SLOW_CPU))
-    assert settled(stream, TEXT, rate) is Codec.NONE
+    assert settled(stream, TEXT, flow_of(108 * MIB, besides=1 / (400 * MIB))) is Codec.NONE
+
+
+def test_nothing_is_compressed_for_a_receiver_that_takes_no_more() -> None:
+    stream = StreamSampler([Codec.LZ4], costs(FAST_CPU, FAST_CPU))
+    assert settled(stream, TEXT, flow_of(20 * MIB, idle=10)) is Codec.NONE
+    assert settled(stream, TEXT, flow_of(20 * MIB, idle=60)) is Codec.LZ4
+    assert settled(stream, TEXT, flow_of(20 * MIB, idle=10)) is Codec.LZ4
+    assert settled(stream, TEXT, flow_of(20 * MIB, idle=0)) is Codec.NONE
 
 
 def test_a_stream_whose_link_is_not_known_goes_as_it_is() -> None:
     stream = StreamSampler(clock=costs(SLOW_CPU, FAST_CPU))
-    assert stream.choose(TEXT, 0) is Codec.NONE
-    assert stream.choose(TEXT, 1 / MIB) is Codec.ZSTD
-    assert stream.choose(TEXT[:100], 1 / MIB) is Codec.NONE
+    assert stream.choose(TEXT, Flow()) is Codec.NONE
+    known = flow_of(MIB)
+    assert stream.choose(TEXT, known) is Codec.ZSTD
+    assert stream.choose(TEXT[:100], known) is Codec.NONE
 
 
 def test_a_stream_that_no_longer_shrinks_goes_as_it_is() -> None:
     stream = StreamSampler(clock=costs(SLOW_CPU, FAST_CPU))
-    assert settled(stream, TEXT, 20 * MIB) is not Codec.NONE
-    assert settled(stream, RANDOM, 20 * MIB) is Codec.NONE
+    assert settled(stream, TEXT, flow_of(20 * MIB)) is not Codec.NONE
+    assert settled(stream, RANDOM, flow_of(20 * MIB)) is Codec.NONE
+
+
+def test_a_stream_that_begins_to_shrink_is_noticed_before_its_end() -> None:
+    stream = StreamSampler(clock=costs(SLOW_CPU, FAST_CPU))
+    flow = flow_of(20 * MIB)
+    assert settled(stream, RANDOM, flow) is Codec.NONE
+    chosen = [stream.choose(TEXT, flow) for _ in range(256)]  # 128 MiB
+    assert chosen[-1] is not Codec.NONE

@@ -2,20 +2,25 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 
 import msgspec
 import pytest
 
-from vmferry.api import Connection
+from vmferry.api import Address, Connection
 from vmferry.errors import ConnectionLost, DigestMismatch, ProtocolError
+from vmferry.simulation.loop import run
+from vmferry.units import MIB
 from vmferry.wire.codec import encode
 from vmferry.wire.compress import Codec, compress
 from vmferry.wire.digests import digest_of
-from vmferry.wire.link import Link
+from vmferry.wire.link import LIMITS, Link
 from vmferry.wire.messages import Barrier, Stream, Taken
+from vmferry.wire.sampling import StreamSampler
 from vmferry.wire.stream import PIECE, LinkStream
 from vmferry.wire.tasks import together
 from vmferry.wire.window import LEAST
+from vmferry_transports.memory import MemoryTransport
 
 Pair = tuple[Connection, Connection]
 TEXT = b"all work and no play " * 100_000
@@ -115,8 +120,9 @@ async def carried(pair: Pair, data: bytes, codec: Codec) -> tuple[bytes, int]:
                 parts += piece
             return bytes(parts)
 
-        _, got = await together(send(), receive())
+        _, got = await one.guard(together(send(), receive()))
         assert left.sent == len(data)
+        assert not one.lost
     assert isinstance(got, bytes)
     return got, went
 
@@ -132,6 +138,41 @@ async def test_memory_that_does_not_shrink_goes_as_it_is(connections: Pair) -> N
     got, went = await carried(connections, NOISE, Codec.ZSTD)
     assert got == NOISE
     assert went == len(NOISE)
+
+
+async def carried_slowly(rate: float) -> float:
+    """The share of what was written that went, over a link that takes so many bytes a second."""
+    transport, address = MemoryTransport(), Address.parse("memory://slowly")
+    listener = await transport.listen(address, limits=LIMITS)
+    ends = await asyncio.gather(
+        transport.connect(address, lanes=3, limits=LIMITS), listener.accept()
+    )
+    went = 0
+
+    async def allow(size: int) -> None:
+        nonlocal went
+        went += size
+        await asyncio.sleep(size / rate)
+
+    async with Link(ends[0]) as one, Link(ends[1]) as other:
+        left = LinkStream(one, allow, StreamSampler(clock=time.perf_counter).choose)
+        right = LinkStream(other, at_once)
+
+        async def receive() -> None:
+            while await right.read():
+                pass
+
+        async def send() -> None:
+            await left.write(TEXT * 20)
+            await left.write_eof()
+
+        await one.guard(together(send(), receive()))
+    return went / (20 * len(TEXT))
+
+
+def test_memory_is_compressed_once_a_link_turns_out_to_be_slow() -> None:
+    assert run(carried_slowly(MIB)) < 0.2
+    assert run(carried_slowly(1e6 * MIB)) == 1
 
 
 PACKED = compress(Codec.ZSTD, TEXT[:4096])

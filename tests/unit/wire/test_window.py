@@ -24,7 +24,7 @@ class Way:
         self.under_way: list[int] = []
 
     def send(self, length: int) -> None:
-        self.window.sent(length)
+        self.window.sent(length, length)
         self.sent += length
         self.free = max(self.free, self.now) + length / self.rate
         self.acks.append((self.free + self.delay, self.sent))
@@ -77,13 +77,13 @@ def test_nothing_grows_that_is_not_used() -> None:
 def test_one_that_is_larger_than_the_window_goes_alone() -> None:
     window = Window(lambda: 0.0)
     assert window.fits(2 * LEAST)
-    window.sent(2 * LEAST)
+    window.sent(2 * LEAST, 2 * LEAST)
     assert not window.fits(1)
 
 
 async def test_waiting_ends_when_there_is_room() -> None:
     window = Window(lambda: 0.0)
-    window.sent(LEAST)
+    window.sent(LEAST, LEAST)
     waiting = asyncio.ensure_future(window.wait(STEP))
     await asyncio.sleep(0)
     window.taken(1)
@@ -96,7 +96,27 @@ async def test_waiting_ends_when_there_is_room() -> None:
 @pytest.mark.parametrize("total", [0, 99, 100, 1001])
 def test_what_cannot_have_been_taken_is_refused(total: int) -> None:
     window = Window(lambda: 0.0)
-    window.sent(1000)
+    window.sent(1000, 1000)
     window.taken(100)
     with pytest.raises(ProtocolError, match=f"Taken: {total} bytes, of 1000, after 100"):
         window.taken(total)
+
+
+def test_what_is_on_its_way_is_counted_as_it_is_there() -> None:
+    window = Window(lambda: 0.0)
+    for _ in range(10):
+        assert window.fits(LEAST // 10)
+        window.sent(LEAST, LEAST // 10)
+    assert not window.fits(LEAST // 10)
+    window.taken(LEAST)
+    assert window.fits(LEAST // 10)
+
+
+def test_of_a_piece_that_was_taken_in_part_that_part_makes_room() -> None:
+    window = Window(lambda: 0.0)
+    window.sent(LEAST, LEAST)
+    window.taken(LEAST // 2)
+    assert window.fits(LEAST // 2)
+    assert not window.fits(LEAST // 2 + 1)
+    window.taken(LEAST - STEP + 1)
+    assert window.fits(LEAST // 2)  # the rest, less than a step, is never told of

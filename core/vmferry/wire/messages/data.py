@@ -84,11 +84,13 @@ class Taken(Message, frozen=True, kw_only=True):
     Attributes:
         total: bytes since the beginning, without heads.
         channel: which stream: 0 that of the stream lane, then those of the channels.
+        idle: percent of the time since the last such message in which it waited for more.
 
     """
 
     total: Count
     channel: Channels = 0
+    idle: Annotated[int, msgspec.Meta(ge=0, le=100)] = 0
 
 
 class Suspended(Message, frozen=True, kw_only=True):
