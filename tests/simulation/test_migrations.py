@@ -115,8 +115,8 @@ def test_what_a_killed_command_had_sent_is_not_sent_again():
 
 def test_agents_that_were_killed_in_push_are_told_what_they_may_lack():
     seen = [one for one in outcomes("killed-push") if events(one, SOURCE, "'pushing': True")]
-    assert sum(outcome.owner == DESTINATION for outcome in seen) >= 5
-    assert sum(bool(events(outcome, "started anew")) for outcome in seen) >= 5
+    assert sum(outcome.owner == DESTINATION for outcome in seen) >= 3
+    assert sum(bool(events(outcome, "started anew")) for outcome in seen) >= 3
 
 
 def test_losses_while_memory_is_sent_are_outlasted():
