@@ -110,7 +110,7 @@ class MemoryProgress(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         total: bytes of guest memory.
-        sent: bytes sent so far, repeats included.
+        sent: bytes handed to the stream so far, repeats included.
         remaining: bytes known to be still to send.
         rounds: pre-copy rounds finished.
 

@@ -7,18 +7,20 @@ waits for a slow receiver as it does for a slow link, and only the receiver can 
 
 from __future__ import annotations
 
+from vmferry.units import MIB
+
 __all__ = ["Flow"]
 
 _FADES = 0.8
 _BLOCKED = 0.5
 """Share of its time for which a stream has waited whose link shows what it takes: to hand over a
 piece costs some time in any case."""
-_FIRST = 8
-"""Pieces by which the link is judged for the first time."""
-_HOPES = 1.01
+_FIRST = 4 * MIB
+"""Bytes by which the link is judged for the first time."""
+_HOPES = 1.02
 """With each piece that hardly waits, the link is thought to take that much more: it may have become
 faster, and nothing else would show it."""
-_STARVING, _SATED = 20, 5
+_STARVING, _SATED = 50, 20
 """Percent of its time for which a receiver waits that would take more, and that would not."""
 
 
@@ -26,7 +28,7 @@ class Flow:
     """The sender's view of a stream; the last pieces weigh most."""
 
     def __init__(self) -> None:
-        self._pieces = 0
+        self._total = 0
         self._capacity = 0.0
         self._length = self._payload = self._elapsed = self._blocked = 0.0
         self._besides = self._idle = 0.0
@@ -46,7 +48,7 @@ class Flow:
         """
         self._length = _FADES * self._length + length
         self._besides = _FADES * self._besides + elapsed - packing - blocked
-        self._pieces += 1
+        self._total += length
         self._payload = _FADES * self._payload + payload
         self._elapsed = _FADES * self._elapsed + elapsed
         self._blocked = _FADES * self._blocked + blocked
@@ -63,7 +65,7 @@ class Flow:
     @property
     def capacity(self) -> float:
         """Payload bytes per second that the link takes, or more; 0 if not known yet."""
-        return self._capacity if self._pieces >= _FIRST else 0.0
+        return self._capacity if self._total >= _FIRST else 0.0
 
     @property
     def besides(self) -> float:

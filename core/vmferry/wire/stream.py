@@ -6,18 +6,20 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from vmferry.errors import ConnectionLost, ProtocolError
+from vmferry.units import KIB
 from vmferry.wire.codec import encode
 from vmferry.wire.compress import Codec, expand, shrink
 from vmferry.wire.digests import check_digest, digest_of
 from vmferry.wire.flow import Flow
 from vmferry.wire.link import Link, Payload
 from vmferry.wire.messages import Message, Stream, Taken
-from vmferry.wire.window import LEAST, STEP, Window
+from vmferry.wire.window import STEP, Window
 
 __all__ = ["LinkStream", "StreamChooser"]
 
-PIECE = LEAST // 2
-"""Bytes: with what the receiver has taken and not told of, less than ``STEP``, it always fits."""
+PIECE = 512 * KIB
+"""Most bytes at once. Half of what may be on its way: with what the receiver has taken and not told
+of, less than ``STEP``, that always fits."""
 
 _END = Stream(length=0, digest=digest_of(b""))
 
@@ -91,8 +93,10 @@ class LinkStream:
         if self._closed:
             raise ValueError("the stream was ended with write_eof")
         view = memoryview(data).cast("B")
-        for start in range(0, len(view), PIECE):
-            await self._write(view[start : start + PIECE])
+        while view:
+            size = min(PIECE, self._window.size // 2)
+            await self._write(view[:size])
+            view = view[size:]
 
     async def _write(self, piece: memoryview) -> None:
         began = self._clock()

@@ -15,14 +15,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from vmferry.errors import ProtocolError
-from vmferry.units import MIB
+from vmferry.units import KIB, MIB
 
 __all__ = ["LEAST", "MOST", "STEP", "Window"]
 
-LEAST = MIB
+LEAST = 256 * KIB
+"""A twentieth of a second on a link of 5 MiB/s, for which a guest would stand still."""
 MOST = 64 * MIB
 """A delay of 50 ms at 10 Gbit/s."""
-STEP = 256 << 10
+STEP = 64 * KIB
 """Bytes after which the receiver says again what it has taken; well below ``LEAST``."""
 _SLACK = 0.002
 """Seconds in a queue that are not one: what a busy machine makes of any delay."""

@@ -23,7 +23,7 @@ def test_a_link_that_is_waited_for_shows_what_it_takes() -> None:
 
 def test_the_first_pieces_show_nothing_yet() -> None:
     flow = Flow()
-    go(flow, seconds=0.1, blocked=0.09, pieces=7)
+    go(flow, seconds=0.1, blocked=0.09, pieces=3)
     assert flow.capacity == 0
     go(flow, seconds=0.1, blocked=0.09, pieces=1)
     assert flow.capacity > 0
@@ -57,7 +57,7 @@ def test_a_receiver_starves_or_is_sated_or_neither() -> None:
     flow = Flow()
     assert flow.sated
     seen = []
-    for idle in (100, 10, 0):
+    for idle in (100, 35, 0):
         for _ in range(40):
             flow.heard(idle)
         seen.append((flow.starving, flow.sated))

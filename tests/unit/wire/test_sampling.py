@@ -154,9 +154,9 @@ def test_what_else_a_piece_takes_counts_beside_compressing() -> None:
 
 def test_nothing_is_compressed_for_a_receiver_that_takes_no_more() -> None:
     stream = StreamSampler([Codec.LZ4], costs(FAST_CPU, FAST_CPU))
-    assert settled(stream, TEXT, flow_of(20 * MIB, idle=10)) is Codec.NONE
-    assert settled(stream, TEXT, flow_of(20 * MIB, idle=60)) is Codec.LZ4
-    assert settled(stream, TEXT, flow_of(20 * MIB, idle=10)) is Codec.LZ4
+    assert settled(stream, TEXT, flow_of(20 * MIB, idle=30)) is Codec.NONE
+    assert settled(stream, TEXT, flow_of(20 * MIB, idle=80)) is Codec.LZ4
+    assert settled(stream, TEXT, flow_of(20 * MIB, idle=30)) is Codec.LZ4
     assert settled(stream, TEXT, flow_of(20 * MIB, idle=0)) is Codec.NONE
 
 

@@ -13,6 +13,9 @@ from vmferry.errors import ConnectionLost
 __all__ = ["BrokenOff", "NoStream", "Relay", "enlarge", "socket_pair", "told"]
 
 _PIECE = 512 << 10
+_SPAN = 0.02
+"""Seconds for which a piece may be on its way out: it, too, is taken for sent."""
+_FADES = 0.7
 _MUCH = 64 << 10
 """More than QEMU says at a time but of its memory: there is more to come."""
 _BUFFER = 256 << 10
@@ -56,6 +59,25 @@ class NoStream:
 
 class BrokenOff(ConnectionLost):
     """QEMU ended the stream: it, or its migration, has ended."""
+
+
+class _Pace:
+    """How much the stream takes in a short while, the last pieces weighing most."""
+
+    def __init__(self) -> None:
+        self._bytes = self._seconds = 0.0
+
+    def add(self, size: int, seconds: float) -> None:
+        """A piece of ``size`` bytes was handed over in that time."""
+        self._bytes = _FADES * self._bytes + size
+        self._seconds = _FADES * self._seconds + seconds
+
+    @property
+    def piece(self) -> int:
+        """Bytes to hand over at once."""
+        if self._seconds * _PIECE <= self._bytes * _SPAN:
+            return _PIECE
+        return max(_MUCH, int(self._bytes / self._seconds * _SPAN))
 
 
 class Relay:
@@ -102,9 +124,12 @@ class Relay:
 
     async def _outward(self) -> None:
         """From QEMU to the other side."""
-        view = memoryview(bytearray(_PIECE))
-        while size := await self._piece(view):
+        view, pace = memoryview(bytearray(_PIECE)), _Pace()
+        loop = asyncio.get_running_loop()
+        while size := await self._piece(view[: pace.piece]):
+            began = loop.time()
             await self._stream.write(bytes(view[:size]))
+            pace.add(size, loop.time() - began)
             self.sent += size
         await self._stream.write_eof()
 
