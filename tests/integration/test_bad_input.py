@@ -172,10 +172,10 @@ async def test_a_device_with_old_data_is_overwritten_whole(
 # -- hostile peers: a source that lies
 
 
-async def connected(address: str) -> Link:
+async def connected(address: str, channels: int = 0) -> Link:
     where = Address.parse(address)
     connection = await load("transport", "tcp").connect(where, lanes=4, limits=LIMITS)
-    return Link(connection)
+    return Link(connection, channels=channels)
 
 
 def offer(**disk: Any) -> Offer:
@@ -202,6 +202,30 @@ async def test_names_that_would_leave_the_pool_are_refused(ready: Ready) -> None
         reply = await link.guard(link.expect(Refused))
     assert any("cannot be used as a file name" in one.text for one in reply.findings)
     assert pool(hosts) == []
+
+
+async def test_channels_that_the_hypervisor_cannot_use_are_refused_by_either_side(
+    ready: Ready,
+) -> None:
+    hosts, address = ready
+    result = hosts.migrate("run", hosts.guest, address, "--memory-channels", "2")
+    assert result.returncode == 3
+    assert "leave --memory-channels out" in result.stderr
+    async with await connected(address, channels=1) as link:
+        await greet(link, "a1b2c3d4")
+        await link.send(offer())
+        reply = await link.guard(link.expect(Refused))
+    assert any(one.code == "memory-channels" for one in reply.findings)
+    assert pool(hosts) == []
+
+
+async def test_more_channels_than_there_are_lanes_end_the_connection(ready: Ready) -> None:
+    _, address = ready
+    async with await connected(address) as link:
+        hello = Hello(oldest=1, newest=1, agent="evil", job="a1b2c3d4", channels=16)
+        await link.send(hello)
+        with pytest.raises(PeerError, match="needs 19 lanes, the peer opened 4"):
+            await link.guard(link.expect(Welcome))
 
 
 async def test_a_disk_of_impossible_size_is_refused(ready: Ready) -> None:

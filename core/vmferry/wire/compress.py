@@ -144,8 +144,7 @@ def expand(what: str, codec: int, payload: Buffer, length: int) -> Buffer:
     """The ``length`` bytes that a message's ``payload`` stands for; nothing of it is trusted.
 
     Raises:
-        ProtocolError: naming ``what``: the codec is not known, or the payload damaged or of another
-            length.
+        ProtocolError: the codec is not known, or the payload is damaged or of another length.
 
     """
     try:

@@ -74,10 +74,10 @@ async def answer(link: Link, salt: int = 0) -> tuple[Hello, Welcome]:
     hello = await _in_time(link, Hello)
     try:
         version = common_version(hello)
+        link.spread(hello.channels)
     except ProtocolError as error:
         await link.fail(error)
         raise
-    link.spread(hello.channels)
     welcome = Welcome(
         version=version,
         agent=AGENT,
