@@ -21,11 +21,14 @@ from vmferry.api.hypervisor import ByteStream
 from vmferry.errors import HypervisorError
 from vmferry_hypervisors.qemu.relay import Relay, enlarge, socket_pair, told
 from vmferry_support.qmp import Qmp, QmpRefused
+from vmferry_support.unix import connect_unix
 
 __all__ = ["Connections", "incoming", "outgoing"]
 
 _LONGEST = 107
 """Bytes of a socket's path; see unix(7)."""
+_PATIENCE = 30.0
+"""Seconds that a QEMU may take to let a connection in."""
 _OUT, _IN = "vmferry-out", "vmferry-in"
 
 
@@ -201,11 +204,8 @@ class _Opened(_Several):
         """For QEMU alone, whoever it runs as."""
         listener = self._listener = socket.socket(socket.AF_UNIX)
         listener.setblocking(False)
-        mask = os.umask(0o177)
-        try:
-            listener.bind(str(self._path))
-        finally:
-            os.umask(mask)
+        os.fchmod(listener.fileno(), 0o600)  # what bind(2) gives the file, but for the umask
+        listener.bind(str(self._path))
         owner = self._monitor.stat()
         if owner.st_uid != os.geteuid():
             os.chown(self._path, owner.st_uid, owner.st_gid)
@@ -234,12 +234,7 @@ class _Reached(_Several):
         begins = await stream.read()
         if stream is not self._stream:
             await self._first.wait()
-        connection = socket.socket(socket.AF_UNIX)
-        try:
-            connection.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(connection, str(self._path))
-        except BaseException:
-            connection.close()
-            raise
+        async with asyncio.timeout(_PATIENCE):
+            connection = await connect_unix(str(self._path))
         self._first.set()
         return Relay(enlarge(connection), stream, bytes(begins))
