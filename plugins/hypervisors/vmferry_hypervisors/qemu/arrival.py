@@ -76,7 +76,7 @@ class QemuArrival(Arrival):
         await self._qmp.execute("migrate-incoming", uri=self._carried.uri)
 
     async def _refuse_settings(self) -> None:
-        """A QEMU that waits for several connections would wait for ever."""
+        """One that is set to what cannot be carried would wait for ever, or do something else."""
         said = await self._qmp.execute("query-migrate-capabilities")
         on = {each["capability"] for each in said if each["state"]}
         if found := [name for name in UNCARRIED if name in on]:

@@ -15,13 +15,13 @@ import contextlib
 import os
 import socket
 from abc import ABC, abstractmethod
-from pathlib import Path
 
 from vmferry.api.hypervisor import ByteStream
 from vmferry.errors import HypervisorError
-from vmferry_hypervisors.qemu.relay import Relay, enlarge, socket_pair, told
+from vmferry_hypervisors.qemu.relay import Relay, enlarge, socket_pair
+from vmferry_hypervisors.qemu.remains import memory_socket, qemu_of, user_of
 from vmferry_support.qmp import Qmp, QmpRefused
-from vmferry_support.unix import connect_unix
+from vmferry_support.unix import connect_unix, listener_of
 
 __all__ = ["Connections", "incoming", "outgoing"]
 
@@ -121,21 +121,29 @@ class _Several(Connections):
     """A relay for the stream and each of its channels, at a socket beside QEMU's monitor."""
 
     def __init__(self, qmp: Qmp, stream: ByteStream) -> None:
-        monitor = Path(qmp.path)
-        self._monitor = monitor
-        self._path = monitor.with_name(f".{monitor.name}-memory")
+        self._qmp, self._stream = qmp, stream
+        self._path = memory_socket(qmp.path)
         self.uri = f"unix:{self._path}"
-        self._stream = stream
         self._relays: list[Relay] = []
         self._work: asyncio.Task[None] | None = None
 
     async def prepare(self) -> None:
         if len(os.fsencode(self._path)) > _LONGEST:
-            raise HypervisorError(
-                f"{self._path} is too long for a socket: use a shorter folder for QEMU's monitors "
-                "(option sockets), or leave --memory-channels out"
-            )
-        await asyncio.to_thread(self._path.unlink, missing_ok=True)
+            raise self._useless("it is too long for a socket")
+        try:
+            self._make()
+        except OSError as error:
+            raise self._useless(error.strerror or str(error)) from error
+
+    def _make(self) -> None:
+        """Make place for the socket, whoever is to make it."""
+        self._path.unlink(missing_ok=True)
+
+    def _useless(self, why: str) -> HypervisorError:
+        return HypervisorError(
+            f"{self._path}: {why}; use another folder for QEMU's monitors (option sockets), or "
+            "leave --memory-channels out"
+        )
 
     def start(self) -> None:
         self._work = asyncio.get_running_loop().create_task(self._run())
@@ -146,17 +154,27 @@ class _Several(Connections):
                 for stream in (self._stream, *self._stream.channels):
                     group.create_task(self._carry(stream))
         except BaseExceptionGroup as failed:
-            raise told(failed.exceptions[0]) from None
+            raise failed.exceptions[0] from None
+        finally:
+            await self._close_all()
+
+    async def _close_all(self) -> None:
+        for relay in self._relays:
+            await relay.close()
 
     async def _carry(self, stream: ByteStream) -> None:
-        relay = await self._open(stream)
+        try:
+            connection, begins = await self._open(stream)
+        except OSError as error:
+            raise self._useless(error.strerror or str(error)) from error
+        relay = Relay(enlarge(connection), stream, begins)
         self._relays.append(relay)
         relay.start()
         await relay.broken()
 
     @abstractmethod
-    async def _open(self, stream: ByteStream) -> Relay:
-        """The connection for a stream; that of the first is made first."""
+    async def _open(self, stream: ByteStream) -> tuple[socket.socket, bytes]:
+        """The connection for a stream, that of the first is made first; and what came before."""
 
     @property
     def failure(self) -> BaseException | None:
@@ -183,9 +201,9 @@ class _Several(Connections):
             self._work.cancel()
             await asyncio.wait({self._work})
             _ = self._work.cancelled() or self._work.exception()
-        for relay in self._relays:
-            await relay.close()
-        await asyncio.to_thread(self._path.unlink, missing_ok=True)
+        await self._close_all()  # unless it was cut short
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
 
 
 class _Opened(_Several):
@@ -196,26 +214,28 @@ class _Opened(_Several):
         self._listener: socket.socket | None = None
         self._turn = asyncio.Lock()
 
-    async def prepare(self) -> None:
-        await super().prepare()
-        await asyncio.to_thread(self._listen)
-
-    def _listen(self) -> None:
-        """For QEMU alone, whoever it runs as."""
+    def _make(self) -> None:
+        """Listen for QEMU alone, whoever it runs as."""
+        super()._make()
         listener = self._listener = socket.socket(socket.AF_UNIX)
         listener.setblocking(False)
         os.fchmod(listener.fileno(), 0o600)  # what bind(2) gives the file, but for the umask
         listener.bind(str(self._path))
-        owner = self._monitor.stat()
-        if owner.st_uid != os.geteuid():
-            os.chown(self._path, owner.st_uid, owner.st_gid)
+        user, group = user_of(self._qmp)
+        if user != os.geteuid():
+            # QEMU may write to the folder, and have put something else in its place
+            os.chown(self._path, user, group, follow_symlinks=False)
         listener.listen(1 + len(self._stream.channels))
 
-    async def _open(self, stream: ByteStream) -> Relay:
+    async def _open(self, stream: ByteStream) -> tuple[socket.socket, bytes]:
         assert self._listener is not None, "prepare it first"
+        loop, qemu = asyncio.get_running_loop(), qemu_of(self._qmp)
         async with self._turn:
-            connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
-        return Relay(enlarge(connection), stream)
+            while True:
+                connection, _ = await loop.sock_accept(self._listener)
+                if qemu in (0, listener_of(connection)):
+                    return connection, b""
+                connection.close()
 
     async def close(self) -> None:
         await super().close()
@@ -230,11 +250,11 @@ class _Reached(_Several):
         super().__init__(qmp, stream)
         self._first = asyncio.Event()
 
-    async def _open(self, stream: ByteStream) -> Relay:
-        begins = await stream.read()
+    async def _open(self, stream: ByteStream) -> tuple[socket.socket, bytes]:
+        begins = bytes(await stream.read())
         if stream is not self._stream:
             await self._first.wait()
         async with asyncio.timeout(_PATIENCE):
             connection = await connect_unix(str(self._path))
         self._first.set()
-        return Relay(enlarge(connection), stream, bytes(begins))
+        return connection, begins

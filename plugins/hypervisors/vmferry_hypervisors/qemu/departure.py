@@ -42,6 +42,13 @@ _HOLD = 1
 """Downtime limit in milliseconds that QEMU is held back with."""
 _QUICK = 0.002
 _LATE = 2.0
+_DEFAULTS = {
+    "downtime-limit": 300,
+    "max-bandwidth": 128 << 20,
+    "multifd-channels": 2,
+    "multifd-compression": "none",
+}
+"""QEMU's own parameters."""
 _ENDED = (*FAILED, "completed", "none")
 _STOPPED = ("pre-switchover", "device", "completed")
 
@@ -97,7 +104,7 @@ class QemuDeparture(Departure):
         """
         self._began = True
         off = dict.fromkeys(("return-path", "pause-before-switchover", "multifd", _ACK), False)
-        self._migration.remember(off, {"downtime-limit": 300, "max-bandwidth": 128 << 20})
+        self._migration.remember(off, _DEFAULTS)
 
     @property
     def progress(self) -> MemoryProgress:

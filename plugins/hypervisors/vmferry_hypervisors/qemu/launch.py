@@ -15,7 +15,7 @@ from pathlib import Path
 from vmferry.api.guest import Guest
 from vmferry.errors import HypervisorError, InputError, OptionError
 from vmferry_hypervisors.qemu.config import decode_config
-from vmferry_hypervisors.qemu.remains import Process
+from vmferry_hypervisors.qemu.remains import Process, memory_socket
 from vmferry_support.commands import run
 from vmferry_support.qmp import Qmp, awaited_socket
 
@@ -143,7 +143,7 @@ class StartedQemu:
         self._process.kill(signal.SIGKILL)
         await self._process.wait()
         self._process.close()
-        for path in (self.socket, self._log):
+        for path in (self.socket, self._log, memory_socket(self.socket)):
             await asyncio.to_thread(path.unlink, missing_ok=True)
 
     def forget(self) -> None:

@@ -17,10 +17,19 @@ from vmferry_support.qmp import Event, Listener, Qmp, QmpLost
 __all__ = ["FAILED", "UNCARRIED", "Migration", "raced"]
 
 FAILED = ("failed", "cancelled")
-UNCARRIED = ("postcopy-ram", "x-colo", "block", "dirty-bitmaps", "rdma-pin-all")
+UNCARRIED = (
+    "postcopy-ram",
+    "x-colo",
+    "block",
+    "dirty-bitmaps",
+    "rdma-pin-all",
+    "zero-copy-send",
+)
 """Capabilities that need another connection, or do otherwise what the engine does."""
 _EVENTS = ("MIGRATION", "SHUTDOWN", "STOP", "RESUME")
 _CHANNELS = "multifd"
+_PLAIN = {"multifd-compression": "none"}
+"""The stream is compressed where that pays, and both QEMUs must agree."""
 _LAST_WORD = 1.0
 """Seconds within which the monitor tells of the end of a QEMU, or of its migration, that has broken
 off the stream."""
@@ -69,14 +78,14 @@ class Migration:
         return {each["capability"]: each["state"] for each in listed}
 
     async def set(
-        self, capabilities: Mapping[str, bool], parameters: Mapping[str, int], channels: int
+        self, capabilities: Mapping[str, bool], parameters: Mapping[str, object], channels: int
     ) -> None:
         """Set both, and how many channels memory has, and remember what was before."""
         known = await self.known()
         if channels or known.get(_CHANNELS):
             capabilities = {**capabilities, _CHANNELS: channels > 0}
         if channels:
-            parameters = {**parameters, "multifd-channels": channels}
+            parameters = {**parameters, "multifd-channels": channels, **_PLAIN}
         if missing := sorted(set(capabilities) - set(known)):
             raise HypervisorError(f"guest {self._name}: its QEMU cannot do {', '.join(missing)}")
         values = await self._qmp.execute("query-migrate-parameters")
@@ -87,7 +96,7 @@ class Migration:
         await self._set_capabilities(capabilities)
         await self.adjust(parameters)
 
-    def remember(self, capabilities: Mapping[str, bool], parameters: Mapping[str, int]) -> None:
+    def remember(self, capabilities: Mapping[str, bool], parameters: Mapping[str, object]) -> None:
         """What ``restore`` is to put back, as far as QEMU knows it, when somebody else set it."""
         self._capabilities, self._parameters = dict(capabilities), dict(parameters)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from typing import TypeVar
 
 from vmferry.api.hypervisor import ByteStream
 from vmferry.errors import ConnectionLost
 
-__all__ = ["BrokenOff", "NoStream", "Relay", "enlarge", "socket_pair", "told"]
+__all__ = ["BrokenOff", "NoStream", "Relay", "enlarge", "socket_pair"]
 
 _PIECE = 512 << 10
 _SPAN = 0.02
@@ -101,26 +100,32 @@ class Relay:
         self._begins = begins
         self._socket, self._stream = connection, stream
         self._out: asyncio.Task[None] | None = None
+        self._directions: list[asyncio.Task[None]] = []
         self._both: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to carry."""
         loop = asyncio.get_running_loop()
         self._out = loop.create_task(self._outward())
-        self._both = loop.create_task(self._carry(self._out, loop.create_task(self._inward())))
+        self._directions = [self._out, loop.create_task(self._inward())]
+        self._both = loop.create_task(self._carry())
 
-    async def _carry(self, *directions: asyncio.Task[None]) -> None:
+    async def _carry(self) -> None:
         try:
-            done, _ = await asyncio.wait(directions, return_when=asyncio.FIRST_EXCEPTION)
+            done, _ = await asyncio.wait(self._directions, return_when=asyncio.FIRST_EXCEPTION)
             for each in done:
                 each.result()
         finally:
-            for each in directions:
-                each.cancel()
-            await asyncio.wait(directions)
-            for each in directions:
-                _ = each.cancelled() or each.exception()
-            self._socket.close()
+            await self._end()
+
+    async def _end(self) -> None:
+        for each in self._directions:
+            each.cancel()
+        if self._directions:
+            await asyncio.wait(self._directions)
+        for each in self._directions:
+            _ = each.cancelled() or each.exception()
+        self._socket.close()
 
     async def _outward(self) -> None:
         """From QEMU to the other side."""
@@ -169,7 +174,7 @@ class Relay:
         """Why it broke; ``None`` while it has not."""
         if self._both is None or not self._both.done() or self._both.cancelled():
             return None
-        return told(self._both.exception())
+        return _told(self._both.exception())
 
     async def broken(self) -> None:
         """Return never, but raise when the relay breaks."""
@@ -183,24 +188,19 @@ class Relay:
         """Return when all that QEMU had to say has been handed to the stream, its end included."""
         if self._out is not None:
             await asyncio.wait({self._out})
-            if failure := told(self._out.exception() if not self._out.cancelled() else None):
+            if failure := _told(self._out.exception() if not self._out.cancelled() else None):
                 raise failure
 
     async def close(self) -> None:
         """End it as it is. May be called twice."""
-        if self._both is None:
-            self._socket.close()
-            return
-        self._both.cancel()
-        await asyncio.wait({self._both})
-        if not self._both.cancelled():
-            self._both.exception()
+        if self._both is not None:
+            self._both.cancel()
+            await asyncio.wait({self._both})
+            _ = self._both.cancelled() or self._both.exception()
+        await self._end()  # if it had not begun to carry, or was cut short
 
 
-T = TypeVar("T", bound=BaseException | None)
-
-
-def told(failure: T) -> T | BrokenOff:
+def _told(failure: BaseException | None) -> BaseException | None:
     """A socket's error as what it means: the connection with QEMU ended."""
     if isinstance(failure, OSError):
         return BrokenOff(f"QEMU broke off its migration stream: {failure}")

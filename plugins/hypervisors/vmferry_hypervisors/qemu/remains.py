@@ -7,13 +7,22 @@ import contextlib
 import os
 import select
 import signal
+from pathlib import Path
 
 from vmferry.errors import HypervisorError
 from vmferry_support.qemu_exports import is_of_disk
 from vmferry_support.qmp import Qmp, QmpLost
 from vmferry_support.unix import connect_unix, listener_of
 
-__all__ = ["Process", "await_exports", "end_qemu", "quit_qemu"]
+__all__ = [
+    "Process",
+    "await_exports",
+    "end_qemu",
+    "memory_socket",
+    "qemu_of",
+    "quit_qemu",
+    "user_of",
+]
 
 _POLL = 0.01
 
@@ -93,6 +102,27 @@ async def _qemu(pid: int) -> Process | None:
     return Process(pid) if name.startswith("qemu") else None
 
 
+def memory_socket(monitor: str | Path) -> Path:
+    """Where QEMU's connections for memory meet, if it has several: beside its monitor."""
+    path = Path(os.path.abspath(monitor))
+    return path.with_name(f".{path.name}-memory")
+
+
+def qemu_of(qmp: Qmp) -> int:
+    """The QEMU that made a monitor; 0 if another made it, or that cannot be seen."""
+    return qmp.process if _program(qmp.process).startswith("qemu") else 0
+
+
+def user_of(qmp: Qmp) -> tuple[int, int]:
+    """User and group that a QEMU runs as; if that cannot be seen, those that own its monitor."""
+    if pid := qemu_of(qmp):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/status", errors="replace") as file:
+            said = dict(line.split(":", 1) for line in file if line.startswith(("Uid:", "Gid:")))
+            return int(said["Uid"].split()[1]), int(said["Gid"].split()[1])  # the effective ones
+    owner = os.stat(qmp.path)
+    return owner.st_uid, owner.st_gid
+
+
 def _program(pid: int) -> str:
     """Name of a process's program; empty if it is gone."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/comm", errors="replace") as file:
@@ -142,5 +172,6 @@ async def end_qemu(path: str, timeout: float) -> None:
                 await process.wait()
         process.kill(signal.SIGKILL)
         await process.wait()
+        await asyncio.to_thread(memory_socket(path).unlink, missing_ok=True)
     finally:
         process.close()

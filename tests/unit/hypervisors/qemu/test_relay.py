@@ -46,3 +46,12 @@ async def test_qemu_is_held_back_when_the_link_stands_still():
         taken += fill(theirs)
         await relay.close()
     assert 0 < taken <= 1 << 20
+
+
+async def test_one_that_is_closed_before_it_began_leaves_nothing_open() -> None:
+    ours, theirs = socket_pair()
+    relay = Relay(ours, stream_pair()[0])
+    relay.start()
+    await relay.close()
+    assert ours.fileno() == -1
+    theirs.close()
