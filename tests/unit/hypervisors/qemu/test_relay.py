@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+from vmferry.testing.streams import stream_pair
 from vmferry_hypervisors.qemu.relay import NoStream, Relay, socket_pair
 
 PIECE = bytes(32 << 10)
@@ -48,7 +49,7 @@ async def test_qemu_is_held_back_when_the_link_stands_still():
     assert 0 < taken <= 1 << 20
 
 
-async def test_one_that_is_closed_before_it_began_leaves_nothing_open() -> None:
+async def test_one_that_is_closed_before_it_began_leaves_nothing_open():
     ours, theirs = socket_pair()
     relay = Relay(ours, stream_pair()[0])
     relay.start()
