@@ -30,6 +30,13 @@ def _codecs(compression: str, agreed: Sequence[str]) -> list[Codec]:
     return [Codec[name.upper()] for name in agreed if name in codec_names(compression)]
 
 
+def _fixed(compression: str, codecs: Sequence[Codec]) -> Codec | None:
+    """The codec of every piece; ``None`` if samples are to choose it."""
+    if not codecs:
+        return Codec.NONE
+    return None if compression == "auto" else codecs[0]
+
+
 def make_chooser(
     compression: str,
     agreed: Sequence[str],
@@ -38,8 +45,7 @@ def make_chooser(
 ) -> Chooser:
     """The chooser for extents, on a link whose peer reads the codecs ``agreed``."""
     codecs = _codecs(compression, agreed)
-    if compression != "auto" or not codecs:
-        fixed = codecs[0] if codecs else Codec.NONE
+    if (fixed := _fixed(compression, codecs)) is not None:
         return lambda _: fixed
     sampler = Sampler(codecs, clock)
     return lambda data: sampler.choose(data, throttle.rate_now())
@@ -50,8 +56,7 @@ def make_stream_chooser(
 ) -> StreamChooser:
     """The chooser for the hypervisor's stream, likewise."""
     codecs = _codecs(compression, agreed)
-    if compression != "auto" or not codecs:
-        fixed = codecs[0] if codecs else Codec.NONE
+    if (fixed := _fixed(compression, codecs)) is not None:
         return lambda *_: fixed
     return StreamSampler(codecs, clock).choose
 

@@ -14,6 +14,8 @@ SAMPLE = 64 * KIB
 """Bytes that every codec compresses, now and then."""
 _SMALLEST = 4 * KIB
 _CLEARLY = 0.9
+_EVERY = 16
+"""Pieces between two samples."""
 _RAREST = 32
 _RAREST_OF_STREAM = 8
 _WEIGHT = 0.4
@@ -101,7 +103,7 @@ class Sampler:
         clock: Callable[[], float] | None = None,
         *,
         threads: int = 1,
-        every: int = 16,
+        every: int = _EVERY,
     ) -> None:
         self._samples = _Samples(codecs, clock, threads, every, _RAREST)
         self._capacity = 0.0
@@ -148,7 +150,7 @@ class StreamSampler:
     compressed for a receiver that cannot take more than comes: it would have to unpack it besides.
 
     Args:
-        codecs, clock, every: as for ``Sampler``.
+        codecs, clock: as for ``Sampler``.
 
     Attributes:
         codec: the one in use.
@@ -159,10 +161,8 @@ class StreamSampler:
         self,
         codecs: Iterable[Codec] = (Codec.ZSTD, Codec.LZ4),
         clock: Callable[[], float] | None = None,
-        *,
-        every: int = 16,
     ) -> None:
-        self._samples = _Samples(codecs, clock, 1, every, _RAREST_OF_STREAM)
+        self._samples = _Samples(codecs, clock, 1, _EVERY, _RAREST_OF_STREAM)
         self.codec = Codec.NONE
 
     def choose(self, data: Buffer, flow: Flow) -> Codec:
