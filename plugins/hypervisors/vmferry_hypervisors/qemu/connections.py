@@ -18,8 +18,8 @@ from abc import ABC, abstractmethod
 
 from vmferry.api.hypervisor import ByteStream
 from vmferry.errors import HypervisorError
-from vmferry_hypervisors.qemu.relay import Relay, enlarge, socket_pair
-from vmferry_hypervisors.qemu.remains import memory_socket, qemu_of, user_of
+from vmferry_hypervisors.qemu.relay import Relay, end_task, enlarge, failure_of, socket_pair
+from vmferry_hypervisors.qemu.remains import memory_socket, qemu_of, remove_memory_socket, user_of
 from vmferry_support.qmp import Qmp, QmpRefused
 from vmferry_support.unix import connect_unix, listener_of
 
@@ -178,9 +178,7 @@ class _Several(Connections):
 
     @property
     def failure(self) -> BaseException | None:
-        if self._work is None or not self._work.done() or self._work.cancelled():
-            return None
-        return self._work.exception()
+        return failure_of(self._work)
 
     async def broken(self) -> None:
         if self._work is not None:
@@ -198,12 +196,9 @@ class _Several(Connections):
 
     async def close(self) -> None:
         if self._work is not None:
-            self._work.cancel()
-            await asyncio.wait({self._work})
-            _ = self._work.cancelled() or self._work.exception()
+            await end_task(self._work)
         await self._close_all()  # unless it was cut short
-        with contextlib.suppress(OSError):
-            self._path.unlink(missing_ok=True)
+        remove_memory_socket(self._qmp.path)
 
 
 class _Opened(_Several):

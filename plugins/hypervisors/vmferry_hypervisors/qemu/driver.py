@@ -23,7 +23,7 @@ from vmferry_hypervisors.qemu.options import QemuOptions
 from vmferry_hypervisors.qemu.pivoting import Pivots, ReattachedArrival
 from vmferry_hypervisors.qemu.recovered import RecoveredDeparture
 from vmferry_hypervisors.qemu.relay import NoStream
-from vmferry_hypervisors.qemu.remains import memory_socket
+from vmferry_hypervisors.qemu.remains import remove_memory_socket
 from vmferry_support.qmp import Qmp, QmpError
 
 __all__ = ["QemuHypervisor"]
@@ -155,7 +155,7 @@ class QemuHypervisor(Hypervisor[QemuOptions]):
             qmp = await self._connect(guest.name)
         except GuestNotFound:
             return RecoveredDeparture(guest.name, None)
-        memory_socket(qmp.path).unlink(missing_ok=True)
+        remove_memory_socket(qmp.path)
         departure = QemuDeparture(qmp, guest.name, guest.memory, (), NoStream(), self.options)
         departure.take_up()
         return RecoveredDeparture(guest.name, departure)

@@ -15,7 +15,7 @@ from pathlib import Path
 from vmferry.api.guest import Guest
 from vmferry.errors import HypervisorError, InputError, OptionError
 from vmferry_hypervisors.qemu.config import decode_config
-from vmferry_hypervisors.qemu.remains import Process, memory_socket
+from vmferry_hypervisors.qemu.remains import Process, remove_memory_socket
 from vmferry_support.commands import run
 from vmferry_support.qmp import Qmp, awaited_socket
 
@@ -143,8 +143,9 @@ class StartedQemu:
         self._process.kill(signal.SIGKILL)
         await self._process.wait()
         self._process.close()
-        for path in (self.socket, self._log, memory_socket(self.socket)):
+        for path in (self.socket, self._log):
             await asyncio.to_thread(path.unlink, missing_ok=True)
+        await asyncio.to_thread(remove_memory_socket, self.socket)
 
     def forget(self) -> None:
         """It stays, as the guest's. May be called twice."""

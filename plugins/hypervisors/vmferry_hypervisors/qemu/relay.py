@@ -9,7 +9,15 @@ import socket
 from vmferry.api.hypervisor import ByteStream
 from vmferry.errors import ConnectionLost
 
-__all__ = ["BrokenOff", "NoStream", "Relay", "enlarge", "socket_pair"]
+__all__ = [
+    "BrokenOff",
+    "NoStream",
+    "Relay",
+    "end_task",
+    "enlarge",
+    "failure_of",
+    "socket_pair",
+]
 
 _PIECE = 512 << 10
 _SPAN = 0.02
@@ -172,9 +180,7 @@ class Relay:
     @property
     def failure(self) -> BaseException | None:
         """Why it broke; ``None`` while it has not."""
-        if self._both is None or not self._both.done() or self._both.cancelled():
-            return None
-        return _told(self._both.exception())
+        return _told(failure_of(self._both))
 
     async def broken(self) -> None:
         """Return never, but raise when the relay breaks."""
@@ -188,16 +194,28 @@ class Relay:
         """Return when all that QEMU had to say has been handed to the stream, its end included."""
         if self._out is not None:
             await asyncio.wait({self._out})
-            if failure := _told(self._out.exception() if not self._out.cancelled() else None):
+            if failure := _told(failure_of(self._out)):
                 raise failure
 
     async def close(self) -> None:
         """End it as it is. May be called twice."""
         if self._both is not None:
-            self._both.cancel()
-            await asyncio.wait({self._both})
-            _ = self._both.cancelled() or self._both.exception()
+            await end_task(self._both)
         await self._end()  # if it had not begun to carry, or was cut short
+
+
+def failure_of(task: asyncio.Task[None] | None) -> BaseException | None:
+    """Why a task failed; ``None`` if it has not, or not yet."""
+    if task is None or not task.done() or task.cancelled():
+        return None
+    return task.exception()
+
+
+async def end_task(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait for its end; its failure counts as looked at."""
+    task.cancel()
+    await asyncio.wait({task})
+    failure_of(task)
 
 
 def _told(failure: BaseException | None) -> BaseException | None:

@@ -21,6 +21,7 @@ __all__ = [
     "memory_socket",
     "qemu_of",
     "quit_qemu",
+    "remove_memory_socket",
     "user_of",
 ]
 
@@ -108,6 +109,12 @@ def memory_socket(monitor: str | Path) -> Path:
     return path.with_name(f".{path.name}-memory")
 
 
+def remove_memory_socket(monitor: str | Path) -> None:
+    """Remove what a migration with several connections left there; one that cannot be stays."""
+    with contextlib.suppress(OSError):
+        memory_socket(monitor).unlink()
+
+
 def qemu_of(qmp: Qmp) -> int:
     """The QEMU that made a monitor; 0 if another made it, or that cannot be seen."""
     return qmp.process if _program(qmp.process).startswith("qemu") else 0
@@ -172,6 +179,6 @@ async def end_qemu(path: str, timeout: float) -> None:
                 await process.wait()
         process.kill(signal.SIGKILL)
         await process.wait()
-        await asyncio.to_thread(memory_socket(path).unlink, missing_ok=True)
+        await asyncio.to_thread(remove_memory_socket, path)
     finally:
         process.close()
